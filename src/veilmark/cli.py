@@ -1,0 +1,307 @@
+"""The verbs of the command line: one short function each; heavy imports happen inside them."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from veilmark import __version__
+from veilmark.run.errors import VeilmarkError
+from veilmark.run.progress import console, progress_bar
+
+app = typer.Typer(
+    name="veilmark",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="Precise facial landmarks from faces too small to see.\n\n"
+    "Start with `veilmark demo`, then `veilmark detect photo.jpg --draw`. "
+    "`veilmark train` and `veilmark evaluate` make and score networks on your own data.",
+)
+
+
+class OutputFormat(StrEnum):
+    """File formats of `veilmark detect`."""
+
+    json = "json"
+    csv = "csv"
+    pts = "pts"
+    coco = "coco"
+
+
+class FinderName(StrEnum):
+    """Face finders."""
+
+    haar = "haar"
+    yunet = "yunet"
+    none = "none"
+
+
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Weights = Annotated[
+    str, typer.Option(help="Packaged weights, a folder with config.json and model.safetensors, or hub:owner/name.")
+]
+Finder = Annotated[
+    FinderName, typer.Option(help="haar: built in. yunet: needs --finder-weights. none: the picture is the face.")
+]
+FinderWeights = Annotated[Path | None, typer.Option(help="ONNX file of the YuNet finder.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
+Data = Annotated[Path, typer.Option(help="Folder of the data set.", show_default=False)]
+Cache = Annotated[Path, typer.Option(help="Where prepared faces are kept.")]
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Shared options."""
+
+
+def _report_skipped(skipped: dict[str, str]) -> None:
+    """Lists what could not be read, and ends with exit code 1 if there was any."""
+    if not skipped:
+        return
+    console.print(f"[yellow]skipped {len(skipped)}:[/yellow]")
+    for reason in skipped.values():
+        console.print(f"  {escape(reason)}")
+    raise typer.Exit(1)
+
+
+def _sizes(text: str) -> list[int]:
+    from veilmark.faces.crop import REFERENCE_SIZE
+    from veilmark.run.errors import ConfigError
+    from veilmark.sht.layers import SMALLEST_FACE
+
+    try:
+        sizes = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"--sizes {text}: expected whole numbers with commas, e.g. 16,32,128") from None
+    wrong = [size for size in sizes if not SMALLEST_FACE <= size <= REFERENCE_SIZE]
+    if wrong:
+        raise ConfigError(f"--sizes {text}: {wrong[0]} is out of range; allowed: {SMALLEST_FACE} to {REFERENCE_SIZE}")
+    return sorted(set(sizes))
+
+
+@app.command()
+def detect(
+    paths: Annotated[list[str], typer.Argument(help="Pictures, folders, patterns or videos.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("landmarks"),
+    format: Annotated[OutputFormat, typer.Option(help="File format of the points.")] = OutputFormat.json,
+    draw: Annotated[bool, typer.Option("--draw", help="Write overlays, too.")] = False,
+    hallucinate: Annotated[
+        bool, typer.Option("--hallucinate", help="Write the hallucinated 128-px faces, too.")
+    ] = False,
+    finder: Finder = FinderName.haar,
+    finder_weights: FinderWeights = None,
+    weights: Weights = "dhln-ytf68",
+    device: Device = "auto",
+    min_trust: Annotated[float, typer.Option(min=0, max=1, help="Leave out faces trusted less than this.")] = 0.5,
+    debug: Debug = False,
+) -> None:
+    """Find landmarks in pictures and videos.
+
+    Points are in pixels of the original picture, each with its expected error. Unreadable pictures are
+    skipped and listed (exit code 1); exit code 2 if no picture had a face.
+
+    Example: `veilmark detect photos/ holiday.jpg --draw --out found`
+    """
+    from veilmark.sht.detection import detect_files
+    from veilmark.sht.landmarker import Landmarker
+
+    landmarker = Landmarker(weights, finder.value, finder_weights=finder_weights, device=device)
+    summary = detect_files(
+        landmarker, paths, out, format.value, draw=draw, hallucinate=hallucinate, min_trust=min_trust
+    )
+    console.print(
+        f"{summary.faces} faces in {summary.pictures} pictures and frames; "
+        f"{len(summary.without)} had none; written to {escape(str(out))}"
+    )
+    for name in summary.without[:10]:
+        console.print(f"  no face: {escape(name)}")
+    if len(summary.without) > 10:
+        console.print(f"  ... and {len(summary.without) - 10} more")
+    _report_skipped(summary.skipped)
+    if not summary.faces:
+        raise typer.Exit(2)
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="A packaged recipe, e.g. dhln-ytf68.", show_default=False)],
+    data: Data,
+    out: Annotated[Path | None, typer.Option(help="Run folder; runs/<recipe> by default.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a value: --set schedule.epochs=3. Repeatable.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run folder's checkpoint.")] = False,
+    cache: Cache = Path(".cache/veilmark"),
+    debug: Debug = False,
+) -> None:
+    """Train a network; Ctrl-C and `--resume` at any time.
+
+    Writes the run folder: config.yaml, metrics.jsonl, checkpoints, weights, report.html.
+
+    Example: `veilmark train dhln-ytf68 --data ytf68 --set schedule.epochs=3`
+    """
+    from veilmark.report.html import write_training_report
+    from veilmark.run.config import load_recipe, override, resolve
+    from veilmark.run.folder import RunFolder
+    from veilmark.sht.dhln_training import DHLNTraining, train_dhln
+    from veilmark.sht.training import Interrupted
+
+    source = f"recipe {recipe}" + (" with --set" if set_ else "")
+    config = resolve(DHLNTraining, override(load_recipe(recipe), set_ or []), source)
+    run = RunFolder(out or Path("runs") / recipe)
+    with run.hold():
+        try:
+            trained = train_dhln(config, data, run, cache, resume)
+        except Interrupted:
+            console.print(f"stopped; go on with --resume (run folder {escape(str(run.path))})")
+            raise typer.Exit(130) from None
+        report = write_training_report(run.path)
+    console.print(_figures_table(trained.figures))
+    console.print(f"weights: {escape(str(trained.weights))}; report: {escape(str(report))}")
+    _report_skipped(trained.skipped)
+
+
+def _figures_table(figures: dict[str, dict[str, float]]) -> Table:
+    """The last validation as a table."""
+    names = list(dict.fromkeys(name for row in figures.values() for name in row))
+    table = Table("face px", *names, title="validation")
+    for size, row in figures.items():
+        table.add_row(size, *(f"{row[name]:.2f}" if name in row else "" for name in names))
+    return table
+
+
+@app.command()
+def evaluate(
+    data: Data,
+    layout: Annotated[str, typer.Option(help="ytf68, 300w or folder.")] = "ytf68",
+    split: Annotated[str, typer.Option(help="Split of the data set.")] = "report",
+    weights: Weights = "dhln-ytf68",
+    predictions: Annotated[
+        Path | None, typer.Option(help="Score these points instead of a network: CSV as in ytf68, or our JSON.")
+    ] = None,
+    sizes: Annotated[str, typer.Option(help="Face sizes in pixels, with commas.")] = "16,24,32,48,64,128",
+    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("runs/evaluate"),
+    finder: Finder = FinderName.haar,
+    finder_weights: FinderWeights = None,
+    finder_rows: Annotated[bool, typer.Option(help="Rows whose box comes from the finder, too.")] = True,
+    device: Device = "auto",
+    cache: Cache = Path(".cache/veilmark"),
+    debug: Debug = False,
+) -> None:
+    """Score a network, or anybody's points, under one stated protocol.
+
+    Writes metrics.json, faces.csv, plots and report.html.
+
+    Example: `veilmark evaluate --data ytf68 --split report --sizes 16,32,128`
+    """
+    from veilmark.faces.datasets import load_faces
+    from veilmark.report.evaluation_files import write_evaluation
+    from veilmark.sht.dhln_training import prepare
+    from veilmark.sht.evaluation import evaluate as score
+    from veilmark.sht.evaluation import evaluate_predictions
+    from veilmark.sht.landmarker import Landmarker
+
+    chosen = _sizes(sizes)
+    faces = load_faces(layout, data, split)
+    landmarker = Landmarker(weights, finder.value, finder_weights=finder_weights, device=device)
+    if predictions is not None:
+        result = evaluate_predictions(faces, predictions, landmarker, chosen[0] if len(chosen) == 1 else 128)
+    else:
+        prepared = prepare(faces.labelled, cache, f"{layout}/{split}")
+        with progress_bar("steps") as bar:
+            total = len(chosen) + (len(faces.labelled) if finder_rows else 0)
+            task = bar.add_task("evaluating", total=total, note="")
+            result = score(
+                faces, prepared, landmarker, weights, chosen, finder_rows=finder_rows, advance=lambda: bar.advance(task)
+            )
+    report = write_evaluation(result, out)
+    table = Table("face px", "box", "method", "n", "NME %", "95 %", "median", "FR10 %", "AUC10 %", "calibration")
+    for row in result.landmarks:
+        low, high = row.get("nme_interval95", (None, None))
+        interval = "" if low is None else f"{low:.2f} to {high:.2f}"
+        claim = "" if row["calibration"] is None else f"{row['calibration']:.2f}"
+        figures = (f"{row[name]:.2f}" for name in ("nme_median", "fr10", "auc10"))
+        table.add_row(
+            str(row["size"]), row["box"], row["method"], str(row["n"]), f"{row['nme']:.2f}", interval, *figures, claim
+        )
+    console.print(table)
+    if result.hallucination:
+        images = Table("face px", "PSNR RGB", "bicubic", "gain dB", "SSIM RGB", "bicubic")
+        for row in result.hallucination:
+            gain = row["psnr_rgb"] - row["bicubic_psnr_rgb"]
+            pictures = (row["psnr_rgb"], row["bicubic_psnr_rgb"], gain)
+            images.add_row(
+                str(row["size"]),
+                *(f"{v:.2f}" for v in pictures),
+                f"{row['ssim_rgb']:.3f}",
+                f"{row['bicubic_ssim_rgb']:.3f}",
+            )
+        console.print(images)
+    for name, value in result.protocol.items():
+        console.print(f"[dim]{name}: {escape(str(value))}[/dim]")
+    console.print(f"metrics: {escape(str(out / 'metrics.json'))}; report: {escape(str(report))}")
+    _report_skipped(result.skipped)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/demo"),
+    weights: Weights = "dhln-ytf68",
+    device: Device = "auto",
+    debug: Debug = False,
+) -> None:
+    """Landmarks on real pictures that arrive with the dependencies.
+
+    Example: `veilmark demo --out runs/demo`
+    """
+    from veilmark.report.html import write_demo_report
+    from veilmark.run.folder import RunFolder
+    from veilmark.sht.demo import run_demo
+
+    run = RunFolder(out)
+    with run.hold():
+        summary = run_demo(run.path, weights, device)
+        report = write_demo_report(run.path)
+    table = Table("picture", "face px", "trust", "expected error %", "shift %", title="inter-ocular percent")
+    for face in summary["faces"]:
+        for row in face["rows"]:
+            shift = "" if row["shift_percent"] is None else f"{row['shift_percent']:.1f}"
+            table.add_row(
+                face["name"], str(row["size"]), f"{row['trust']:.2f}", f"{row['expected_error_percent']:.1f}", shift
+            )
+    console.print(table)
+    console.print("expected error: what the network claims; shift: distance from its points on the largest picture")
+    console.print(f"report: {escape(str(report))}")
+
+
+def main() -> None:
+    """The console script: an error that a user is meant to read comes without a traceback."""
+    try:
+        app()
+    except VeilmarkError as error:
+        if "--debug" in sys.argv:
+            raise
+        console.print(f"[red]error:[/red] {escape(str(error))}")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

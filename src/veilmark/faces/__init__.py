@@ -1,0 +1,1 @@
+"""Faces come in: pictures, video, finders, the crop contract, degradation, data sets."""

@@ -1,0 +1,1 @@
+"""The vocabulary: schemes, results, heatmaps, metrics, file formats, drawing."""

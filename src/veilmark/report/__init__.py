@@ -1,0 +1,93 @@
+"""Pictures and tables: what a finished run looks like to the people who read it.
+
+This room reads run folders only: it knows the files that a run leaves behind, not how they were made. The
+models below are those files; whoever writes one may validate it against them.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, Field, JsonValue
+
+
+class Weights(BaseModel):
+    """The weights a run used: their name, number of parameters, and size on disk in megabytes."""
+
+    name: str
+    parameters: int
+    megabytes: float
+
+
+class FaceRow(BaseModel):
+    """One face at one size; the pictures are paths relative to the run folder.
+
+    ``expected_error_percent`` and ``shift_percent`` are percent of the inter-ocular distance; PSNR is in dB.
+    """
+
+    size: int = Field(gt=0)
+    input: str
+    hallucinated: str
+    overlay_input: str
+    overlay_hallucinated: str
+    trust: float
+    expected_error_percent: float
+    shift_percent: float | None
+    psnr: float | None = None
+    bicubic_psnr: float | None = None
+
+
+class Face(BaseModel):
+    """One face of a demo, from its smallest size to its largest."""
+
+    name: str
+    source: str
+    rows: list[FaceRow] = Field(min_length=1)
+
+
+class DemoSummary(BaseModel):
+    """``summary.json`` of a demo."""
+
+    title: str
+    created: str
+    version: str
+    weights: Weights
+    seconds: float
+    machine: str
+    faces: list[Face]
+
+
+class LandmarkScore(BaseModel):
+    """Landmark figures of ``n`` faces; errors, rates and AUC in percent."""
+
+    size: int
+    box: str
+    method: str
+    n: int
+    nme: float
+    nme_median: float | None = None
+    fr8: float | None = None
+    fr10: float | None = None
+    auc10: float | None = None
+    calibration: float | None = None
+
+
+class HallucinationScore(BaseModel):
+    """Picture figures of ``n`` faces: PSNR in dB, SSIM in 0..1, of the network and of bicubic enlarging."""
+
+    size: int
+    n: int
+    psnr_rgb: float
+    ssim_rgb: float
+    psnr_y: float
+    ssim_y: float
+    bicubic_psnr_rgb: float
+    bicubic_ssim_rgb: float
+    bicubic_psnr_y: float
+    bicubic_ssim_y: float
+
+
+class Evaluation(BaseModel):
+    """``metrics.json`` of an evaluation."""
+
+    protocol: dict[str, JsonValue]
+    landmarks: list[LandmarkScore]
+    hallucination: list[HallucinationScore] = []

@@ -1,0 +1,1 @@
+"""The first room: errors, config, run folders, checkpoints, seeds, locks, progress."""

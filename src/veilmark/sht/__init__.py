@@ -1,0 +1,1 @@
+"""System one, Supervision-by-Hallucination-and-Transfer: networks, losses, training, inference."""
