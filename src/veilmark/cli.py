@@ -103,9 +103,7 @@ def detect(
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("landmarks"),
     format: Annotated[OutputFormat, typer.Option(help="File format of the points.")] = OutputFormat.json,
     draw: Annotated[bool, typer.Option("--draw", help="Write overlays, too.")] = False,
-    hallucinate: Annotated[
-        bool, typer.Option("--hallucinate", help="Write the hallucinated 128-px faces, too.")
-    ] = False,
+    hallucinate: Annotated[bool, typer.Option("--hallucinate", help="Write hallucinated 128-px faces, too.")] = False,
     finder: Finder = FinderName.haar,
     finder_weights: FinderWeights = None,
     weights: Weights = "dhln-ytf68",
@@ -213,7 +211,8 @@ def evaluate(
     Example: `veilmark evaluate --data ytf68 --split report --sizes 16,32,128`
     """
     from veilmark.faces.datasets import load_faces
-    from veilmark.report.evaluation_files import write_evaluation
+    from veilmark.report.evaluation_plots import draw_evaluation
+    from veilmark.report.html import write_evaluation_report
     from veilmark.sht.dhln_training import prepare
     from veilmark.sht.evaluation import evaluate as score
     from veilmark.sht.evaluation import evaluate_predictions
@@ -232,7 +231,9 @@ def evaluate(
             result = score(
                 faces, prepared, landmarker, weights, chosen, finder_rows=finder_rows, advance=lambda: bar.advance(task)
             )
-    report = write_evaluation(result, out)
+    result.write(out)
+    draw_evaluation(out)
+    report = write_evaluation_report(out)
     table = Table("face px", "box", "method", "n", "NME %", "95 %", "median", "FR10 %", "AUC10 %", "calibration")
     for row in result.landmarks:
         low, high = row.get("nme_interval95", (None, None))

@@ -1,38 +1,41 @@
-"""Video in and out: frames as RGB pictures, upright, and overlays back to a file that plays anywhere."""
+"""Videos in and out, frame by frame, through PyAV (an optional extra)."""
 
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from veilmark.run.errors import DataError
 
-VIDEO_SUFFIXES: tuple[str, ...] = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi")
-"""Suffixes by which a video is told from a picture, in lower case."""
+VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
+"""Endings of the files that are taken for videos."""
+
+FALLBACK_RATE = Fraction(25)
+"""Frames per second of a video that does not say."""
 
 
 class VideoError(DataError):
-    """A video that cannot be read or written."""
+    """A video that cannot be read or written; the message names it."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Frame:
-    """One picture of a video.
+    """One frame of a video.
 
     Attributes:
-        index: Position in the video, from 0.
-        seconds: When it is shown, from the start of the file.
-        image: ``(h, w, 3)`` uint8 RGB, upright.
+        index: Its number, from 0.
+        seconds: When it is shown.
+        image: ``(h, w, 3)`` uint8 RGB, upright: a rotation noted by the camera is applied. All frames of a
+            video have the size of its first one.
     """
 
     index: int
@@ -40,209 +43,180 @@ class Frame:
     image: NDArray[np.uint8]
 
 
-def is_video(path: str | Path) -> bool:
-    """Whether the file's suffix is one of ``VIDEO_SUFFIXES``, in either case."""
-    return Path(path).suffix.lower() in VIDEO_SUFFIXES
-
-
-def read_frames(path: str | Path) -> Iterator[Frame]:
-    """The frames of the first video stream, in the order shown, turned as the file says.
-
-    Args:
-        path: The video.
-
-    Yields:
-        Every frame that can be decoded, also of a video that breaks off: the error comes after them.
-
-    Raises:
-        VideoError: If the file is missing, no video, or damaged, or if PyAV is not installed.
-    """
-    path = Path(path)
-    av = _pyav()
-    index = 0
-    with _opened(path) as (container, stream):
-        stream.thread_type = "AUTO"
-        rate = float(stream.average_rate or stream.guessed_rate or 25)
-        damage: Exception | None = None
-        packets = container.demux(stream)
-        ended = False
-        while not ended:
-            try:
-                packet = next(packets)
-                decoded = packet.decode()
-                ended = packet.size == 0
-            except StopIteration:
-                break
-            except av.FFmpegError as error:
-                # What the decoder's threads still hold comes from before the break.
-                damage, decoded, ended = error, _held_back(stream), True
-            for picture in decoded:
-                seconds = index / rate if picture.time is None else float(picture.time)
-                yield Frame(index, seconds, _upright(picture))
-                index += 1
-    if damage is not None:
-        raise VideoError(
-            f"{path}: damaged after {index} frames ({damage.__class__.__name__}); encode or fetch the video again"
-        ) from damage
-    if index == 0:
-        raise VideoError(f"{path}: holds no frame that can be decoded; encode or fetch the video again")
-
-
-def frame_count(path: str | Path) -> int | None:
-    """How many frames a progress bar should expect, without decoding.
-
-    Args:
-        path: The video.
-
-    Returns:
-        The count that the file states, else an estimate from its length and rate, else None.
-
-    Raises:
-        VideoError: If the file is missing or no video, or if PyAV is not installed.
-    """
-    av = _pyav()
-    with _opened(Path(path)) as (container, stream):
-        if stream.frames > 0:
-            return int(stream.frames)
-        if container.duration and stream.average_rate:
-            return max(1, round(container.duration / av.time_base * float(stream.average_rate)))
-        return None
-
-
-class VideoWriter:
-    """Writes H.264 (libx264, yuv420p) and renames the finished file to its name; on an error none is left.
-
-    Example:
-        >>> with VideoWriter("overlay.mp4", fps=25) as writer:  # doctest: +SKIP
-        ...     writer.write(image)
-
-    Args:
-        path: The file; its folder must exist and its suffix name a container (``.mp4``, ``.mov``, ``.mkv``).
-        fps: Frames per second, above 0.
-
-    Raises:
-        VideoError: If PyAV is not installed, ``fps`` is not above 0, or the file cannot be written.
-    """
-
-    def __init__(self, path: str | Path, fps: float) -> None:
-        self._path = Path(path)
-        if not 0 < fps < float("inf"):
-            raise VideoError(f"{self._path}: cannot write a video of {fps} frames per second; give a number above 0")
-        self._rate = Fraction(fps).limit_denominator(1001)
-        self._av = _pyav()
-        self._temporary = self._path.with_name(f".{secrets.token_hex(4)}-{self._path.name}")
-        self._container: Any = None
-        self._stream: Any = None
-        self._size: tuple[int, int] | None = None
-        self._written = 0
-
-    def __enter__(self) -> VideoWriter:
-        try:
-            self._container = self._av.open(str(self._temporary), mode="w")
-            self._stream = self._container.add_stream("libx264", rate=self._rate)
-        except (OSError, ValueError, self._av.FFmpegError) as error:
-            self._discard()
-            raise self._failed(error) from error
-        self._stream.pix_fmt = "yuv420p"
-        return self
-
-    def write(self, image: NDArray[np.uint8]) -> None:
-        """Appends a frame.
-
-        Args:
-            image: ``(h, w, 3)`` uint8 RGB. The first frame sets the size; an odd width or height is padded by
-                one repeated pixel at the right or the bottom, for yuv420p knows even sizes only.
-
-        Raises:
-            VideoError: If the size differs from the first frame's, or the encoder fails.
-            ValueError: If ``image`` has another shape or dtype.
-        """
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
-            raise ValueError(f"expected a picture (h, w, 3) of uint8, got {image.shape} of {image.dtype}")
-        height, width = image.shape[:2]
-        if self._size is None:
-            self._size = (height, width)
-            self._stream.height, self._stream.width = height + height % 2, width + width % 2
-        if self._size != (height, width):
-            raise VideoError(
-                f"{self._path}: frame {self._written} is {width} x {height}, the first was "
-                f"{self._size[1]} x {self._size[0]}; a video has one size"
-            )
-        even = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-        frame = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24")
-        frame.pts, frame.time_base = self._written, 1 / self._rate
-        try:
-            self._container.mux(self._stream.encode(frame))
-        except (OSError, ValueError, self._av.FFmpegError) as error:
-            raise self._failed(error) from error
-        self._written += 1
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if kind is not None:
-                return
-            if not self._written:
-                raise VideoError(f"{self._path}: no frame was given, so no video is written")
-            self._container.mux(self._stream.encode(None))
-            self._container.close()
-            os.replace(self._temporary, self._path)
-        except (OSError, ValueError, self._av.FFmpegError) as failure:
-            raise self._failed(failure) from failure
-        finally:
-            self._discard()
-
-    def _failed(self, error: Exception) -> VideoError:
-        reason = " ".join(str(error).split())
-        return VideoError(
-            f"{self._path}: cannot be written ({reason}); use a .mp4 name in a folder that exists and has room"
-        )
-
-    def _discard(self) -> None:
-        if self._container is not None:
-            self._container.close()
-        self._temporary.unlink(missing_ok=True)
-
-
-def _pyav() -> ModuleType:
+def _load_av() -> ModuleType:
+    """PyAV, or a clear line about how to get it."""
     try:
         import av
-    except ImportError as error:
-        raise VideoError("video needs PyAV; install it with: pip install 'veilmark[video]'") from error
-    return av
+    except ImportError:
+        raise VideoError("videos need PyAV; install it with: pip install 'veilmark[video]'") from None
+    module: ModuleType = av
+    return module
+
+
+def is_video(path: str | Path) -> bool:
+    """Whether the file's ending is that of a video."""
+    return Path(path).suffix.lower() in VIDEO_SUFFIXES
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
-    """The container and its first video stream, closed afterwards."""
-    av = _pyav()
-    if path.is_dir():
-        raise VideoError(f"{path}: a folder, where one video was expected; name a file inside it")
+    """The container and its first video stream; every error inside that is the file's becomes a VideoError."""
+    av = _load_av()
     if not path.exists():
-        raise VideoError(f"{path}: no such file; check the path")
+        raise VideoError(f"{path}: no such file")
     try:
-        container = av.open(str(path))
-    except PermissionError as error:
-        raise VideoError(f"{path}: no permission to read it; change its mode or its owner") from error
-    except (OSError, ValueError, av.FFmpegError) as error:
-        raise VideoError(f"{path}: not a video, or damaged at its start; encode or fetch it again") from error
-    with container:
-        if not container.streams.video:
-            raise VideoError(f"{path}: holds no video stream, only sound or data; name another file")
-        yield container, container.streams.video[0]
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise VideoError(f"{path}: has no pictures, only {', '.join({s.type for s in container.streams})}")
+            yield container, container.streams.video[0]
+    except av.FFmpegError as error:
+        reason = error.strerror or type(error).__name__
+        raise VideoError(f"{path}: damaged or no video ({reason}); get the file again or convert it") from None
 
 
-def _held_back(stream: Any) -> list[Any]:
-    av = _pyav()
+def _decoded(container: Any, stream: Any) -> Iterator[Any]:
+    """The decoder's frames; where the file breaks, those that it still holds, then the error."""
+    av = _load_av()
     try:
-        return list(stream.codec_context.decode(None))
-    except av.FFmpegError:
-        return []
+        yield from container.decode(stream)
+    except av.FFmpegError as error:
+        # Emptying the decoder may fail as well; the first error is the one to report.
+        with suppress(av.FFmpegError):
+            yield from stream.codec_context.decode(None)
+        raise error from None
 
 
-def _upright(picture: Any) -> NDArray[np.uint8]:
-    image = picture.to_ndarray(format="rgb24")
-    # The file states degrees counterclockwise; phones use quarter turns only.
-    turned = np.rot90(image, k=round(picture.rotation / 90))
-    return np.ascontiguousarray(turned, dtype=np.uint8)
+def read_frames(path: str | Path) -> Iterator[Frame]:
+    """The frames of a video, one after the other: memory for one frame is enough.
+
+    Args:
+        path: The file; its first video stream is read.
+
+    Yields:
+        Frames in the order in which they are shown. Of a broken video, those before the break come first,
+        then the error is raised.
+
+    Raises:
+        VideoError: If the file is missing, is no video, or breaks off; if PyAV is not installed.
+    """
+    path = Path(path)
+    rate = frame_rate(path)
+    with _opened(path) as (container, stream):
+        size: dict[str, int] = {}
+        turns = index = 0
+        for index, frame in enumerate(_decoded(container, stream)):
+            if not size:
+                size = {"width": frame.width, "height": frame.height}
+                # Rotation counts degrees counter-clockwise, as rot90 does.
+                turns = round(frame.rotation / 90) % 4
+            # A stream may change its size midway; like players, keep to that of the first frame.
+            image = np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24", **size), turns))
+            seconds = index / rate if frame.time is None else frame.time
+            yield Frame(index, float(seconds), image)
+        if not size:
+            raise VideoError(f"{path}: holds no frame that can be decoded; get the file again or convert it")
+
+
+def frame_rate(path: str | Path) -> float:
+    """Mean frames per second; 25 where the file does not say.
+
+    Raises:
+        VideoError: As :func:`read_frames`, for what the header shows.
+    """
+    with _opened(Path(path)) as (_, stream):
+        return float(stream.average_rate or stream.guessed_rate or FALLBACK_RATE)
+
+
+def frame_count(path: str | Path) -> int | None:
+    """How many frames to expect, for progress bars: counted or estimated from the length; None if unknown.
+
+    Raises:
+        VideoError: As :func:`read_frames`, for what the header shows.
+    """
+    with _opened(Path(path)) as (container, stream):
+        if stream.frames:
+            return int(stream.frames)
+        # Containers count in microseconds.
+        seconds = container.duration / 1e6 if container.duration else 0.0
+        rate = stream.average_rate or stream.guessed_rate
+        return round(seconds * float(rate)) or None if rate else None
+
+
+class VideoWriter:
+    """Writes an H.264 MP4, as a context manager; the file appears whole when the block ends without an error.
+
+    Odd widths and heights grow by one repeated row or column, which yuv420p needs. Without a single frame, no
+    file is written.
+
+    Example:
+        >>> with VideoWriter("overlay.mp4", fps=25) as video:  # doctest: +SKIP
+        ...     video.write(image)
+
+    Args:
+        path: The file to write; an existing one is replaced.
+        fps: Frames per second, above 0.
+
+    Raises:
+        VideoError: If PyAV is not installed, or ``fps`` is not above 0.
+    """
+
+    def __init__(self, path: str | Path, fps: float) -> None:
+        self.path = Path(path)
+        if not 0 < fps < 1000:
+            raise VideoError(f"{self.path}: cannot write {fps:g} frames per second; allowed: above 0, below 1000")
+        self._av = _load_av()
+        self._rate = Fraction(fps).limit_denominator(1001)
+        # PyAV picks the container by the ending, so the temporary name keeps it.
+        self._temporary = self.path.with_name(f".{self.path.stem}.{os.getpid()}.tmp.mp4")
+        self._container: Any = None
+        self._stream: Any = None
+        self._shape: tuple[int, ...] = ()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def write(self, image: NDArray[np.uint8]) -> None:
+        """Appends one frame.
+
+        Args:
+            image: ``(h, w, 3)`` uint8 RGB, of the first frame's size.
+
+        Raises:
+            VideoError: If the size is not the first frame's, or the file cannot be written.
+        """
+        try:
+            if self._container is None:
+                self._start(image)
+            if image.shape != self._shape:
+                raise VideoError(
+                    f"{self.path}: a frame of {image.shape[1]} x {image.shape[0]} in a video of "
+                    f"{self._shape[1]} x {self._shape[0]}; all frames must have one size"
+                )
+            even = np.pad(image, ((0, image.shape[0] % 2), (0, image.shape[1] % 2), (0, 0)), mode="edge")
+            frame = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24")
+            self._container.mux(self._stream.encode(frame))
+        except (OSError, self._av.FFmpegError) as error:
+            raise VideoError(f"{self.path}: cannot be written ({error})") from None
+
+    def _start(self, image: NDArray[np.uint8]) -> None:
+        self._container = self._av.open(str(self._temporary), "w", format="mp4")
+        self._stream = self._container.add_stream("libx264", rate=self._rate, options={"crf": "18"})
+        self._stream.width, self._stream.height = (side + side % 2 for side in image.shape[1::-1])
+        self._stream.pix_fmt = "yuv420p"
+        self._shape = image.shape
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._container is None:
+            return
+        try:
+            if kind is None:
+                self._container.mux(self._stream.encode(None))
+            self._container.close()
+            if kind is None:
+                os.replace(self._temporary, self.path)
+        except (OSError, self._av.FFmpegError) as failure:
+            raise VideoError(f"{self.path}: cannot be written ({failure})") from error
+        finally:
+            self._temporary.unlink(missing_ok=True)

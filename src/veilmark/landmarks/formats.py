@@ -238,7 +238,7 @@ def xy_columns(k: int) -> list[str]:
 
 
 def write_points_csv(path: Path, points: Mapping[str, NDArray[np.floating]]) -> None:
-    """Writes what :func:`~veilmark.landmarks.reading.read_points_csv` reads: file name to ``(k, 2)`` points, at least one.
+    """Writes what ``read_points_csv`` reads: file name to ``(k, 2)`` points, at least one.
 
     Raises:
         ValueError: If there is no file, or the numbers of points differ.

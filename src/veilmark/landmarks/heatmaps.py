@@ -27,8 +27,9 @@ def decode(logits: Tensor, stride: float) -> tuple[Tensor, Tensor, Tensor]:
         pixels, and the probabilities ``(n, k, h, w)``.
     """
     n, k, h, w = logits.shape
-    # Always in float32: bfloat16 keeps 8 bits, which would cost a tenth of a pixel.
-    probability = logits.float().flatten(2).softmax(dim=2).view(n, k, h, w)
+    # Never in bfloat16: it keeps 8 bits, which would cost a tenth of a pixel.
+    exact = logits if logits.dtype == torch.float64 else logits.float()
+    probability = exact.flatten(2).softmax(dim=2).view(n, k, h, w)
     column = probability.sum(dim=2)
     row = probability.sum(dim=3)
     xs, ys = cell_centres(w, stride, column), cell_centres(h, stride, row)

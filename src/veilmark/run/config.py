@@ -93,4 +93,4 @@ def resolve(model: type[Model], values: dict[str, Any], source: str) -> Model:
 
 def dump(config: BaseModel) -> str:
     """The resolved config as YAML, for the run folder."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    return str(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))

@@ -72,6 +72,8 @@ class ErrorHead(nn.Module):
     The inputs are detached: the claim must not change what it is a claim about.
     """
 
+    calibration: Tensor
+
     def __init__(self, points: int, stages: int) -> None:
         super().__init__()
         self.point = nn.Parameter(torch.zeros(points, 32))
@@ -92,8 +94,7 @@ class ErrorHead(nn.Module):
         k = features.shape[1]
         features = torch.cat([features, whole_face.expand(-1, k, -1), widest.expand(-1, k, -1)], dim=2)
         claim = self.leave(nn.functional.silu(self.enter(features) + self.point)).squeeze(2) + spreads[-1]
-        calibration: Tensor = self.calibration  # type: ignore[assignment]
-        return torch.exp(calibration[0] + calibration[1] * claim) * size
+        return torch.exp(self.calibration[0] + self.calibration[1] * claim) * size
 
 
 class DHLN(
@@ -125,6 +126,8 @@ class DHLN(
     Raises:
         ConfigError: If a value is out of its range.
     """
+
+    mean_shape: Tensor
 
     def __init__(
         self,

@@ -126,7 +126,7 @@ def fit_calibration(model: DHLN, faces: ReferenceFaces, sizes: tuple[int, ...]) 
         faces: Faces of other people than the training's.
         sizes: Face sizes in pixels.
     """
-    calibration: Tensor = model.error.calibration  # type: ignore[assignment]
+    calibration = model.error.calibration
     calibration.copy_(torch.tensor([0.0, 1.0]))
     claims, distances = [], []
     for size in sizes:
@@ -145,7 +145,7 @@ def fit_calibration(model: DHLN, faces: ReferenceFaces, sizes: tuple[int, ...]) 
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
-    optimizer.step(closure)  # type: ignore[no-untyped-call, arg-type]
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
     calibration.copy_(fitted.detach().float())
 
 
@@ -176,7 +176,7 @@ def train_dhln(config: DHLNTraining, data: Path, run: RunFolder, cache: Path, re
     train_cache = prepare(learned.labelled, cache, config.data.train)
     select_cache = prepare(others.labelled, cache, config.data.select)
     model.mean_shape.copy_(mean_shape(train_cache))
-    reference = ReferenceFaces.from_cache(select_cache)
+    reference = ReferenceFaces.from_cache(select_cache, model.size)
     faces = TrainingFaces(train_cache, config.samples, model.scheme, model.size, config.seed)
 
     def validate(network: nn.Module) -> dict[str, dict[str, float]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import datetime
+import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,14 +16,16 @@ from numpy.typing import NDArray
 
 import veilmark
 from veilmark.faces.cache import FaceCache
-from veilmark.faces.crop import MARGIN, REFERENCE_SIZE
+from veilmark.faces.crop import MARGIN
 from veilmark.faces.datasets import Face, FaceSet
-from veilmark.faces.images import ImageError, read_image
+from veilmark.faces.degrade import shrink
+from veilmark.faces.images import ImageError, read_image, write_png
 from veilmark.landmarks.draw import draw_landmarks
 from veilmark.landmarks.metrics import ImageMetrics, LandmarkMetrics, bootstrap_interval
 from veilmark.landmarks.reading import read_predictions
 from veilmark.landmarks.result import Landmarks
-from veilmark.run.errors import DataError
+from veilmark.run.errors import ConfigError, DataError
+from veilmark.run.folder import write_json, write_text
 from veilmark.run.seeds import rng_for
 from veilmark.sht.inference import Prediction, predict
 from veilmark.sht.landmarker import Landmarker
@@ -56,9 +60,24 @@ class Evaluation:
     examples: list[tuple[NDArray[np.uint8], str]] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
 
-    def metrics(self) -> dict[str, Any]:
-        """The content of ``metrics.json``."""
-        return {"protocol": self.protocol, "landmarks": self.landmarks, "hallucination": self.hallucination}
+    def write(self, folder: Path) -> None:
+        """Writes ``metrics.json``, ``faces.csv`` (the NME of every face) and ``examples/`` with their captions."""
+        folder.mkdir(parents=True, exist_ok=True)
+        stream = io.StringIO()
+        table = csv.writer(stream, lineterminator="\n")
+        table.writerow(["method", "box", "size", "face", "nme"])
+        for (method, box, size), nmes in self.nmes.items():
+            rows = zip(self.names, nmes, strict=True)
+            table.writerows([method, box, size, name, f"{nme:.4f}"] for name, nme in rows)
+        write_text(folder / "faces.csv", stream.getvalue())
+        (folder / "examples").mkdir(exist_ok=True)
+        captions = {}
+        for number, (image, caption) in enumerate(self.examples):
+            captions[f"{number:02d}.png"] = caption
+            write_png(folder / "examples" / f"{number:02d}.png", image)
+        write_json(folder / "examples" / "captions.json", captions)
+        metrics = {"protocol": self.protocol, "landmarks": self.landmarks, "hallucination": self.hallucination}
+        write_json(folder / "metrics.json", metrics)
 
     def add(self, method: str, box: str, size: int, scored: LandmarkMetrics, people: Sequence[str]) -> None:
         """Adds a row of landmark figures, with an interval over people."""
@@ -78,8 +97,8 @@ def protocol_of(faces: FaceSet, landmarker: Landmarker, weights: str) -> dict[st
         "people": len(faces.people),
         "weights": weights,
         "normalisation": f"inter-ocular (points 36 and 45 of {eyes})",
-        "crop": f"box of the annotated points, margin {MARGIN}, {REFERENCE_SIZE} px reference",
-        "degradation": "plain area downsample of the reference crop (box: annotated) or of the whole picture (box: finder)",
+        "crop": f"box of the annotated points, margin {MARGIN}, {landmarker.model.size} px reference",
+        "degradation": "plain area downsample of the reference crop (annotated box) or of the whole picture (finder)",
         "finder": f"{type(landmarker.finder).__name__}; where it misses the face, the annotated box jittered by "
         f"{JITTER:.0%} in place and size",
         "mirror": landmarker.mirror,
@@ -93,7 +112,7 @@ def protocol_of(faces: FaceSet, landmarker: Landmarker, weights: str) -> dict[st
 
 def _mean_shape(landmarker: Landmarker, count: int) -> Prediction:
     """The mean face of the training set, put into every box."""
-    shape = landmarker.model.mean_shape.double().cpu().numpy()  # type: ignore[operator]
+    shape = landmarker.model.mean_shape.double().cpu().numpy()
     points = np.broadcast_to(shape, (count, *shape.shape)).copy()
     return Prediction(points, np.ones(points.shape[:2]), np.zeros(count), None)
 
@@ -136,8 +155,8 @@ def find_small(face: Face, image: NDArray[np.uint8], size: int, landmarker: Land
     """Makes a picture so small that the face has ``size`` px, and lets the finder look for it there."""
     side = MARGIN * float(max(face.box[2] - face.box[0], face.box[3] - face.box[1]))
     height, width = image.shape[:2]
-    shrink = min(1.0, size / side)
-    small_size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
+    smaller = min(1.0, size / side)
+    small_size = (max(1, round(width * smaller)), max(1, round(height * smaller)))
     small = np.asarray(cv2.resize(image, small_size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
     factor = np.array([small_size[0] / width, small_size[1] / height])
     true_box = face.box.astype(np.float64) * np.tile(factor, 2)
@@ -166,8 +185,7 @@ def _evaluate_found(
             image = read_image(face.path)
         except ImageError:
             continue
-        assert_points = face.points
-        if assert_points is None:
+        if face.points is None:
             continue
         people.append(face.person or face.name)
         small = [find_small(face, image, size, landmarker, number) for size in sizes]
@@ -175,7 +193,7 @@ def _evaluate_found(
         for size, place, detection in zip(sizes, small, seen, strict=True):
             points = detection.landmarks.points.astype(np.float64) / place.factor
             claims = detection.landmarks.expected_error / place.factor.mean()
-            scored[size].update(points, assert_points[None], claims)
+            scored[size].update(points, face.points[None], claims)
             found[size] += place.found
     for size in sizes:
         result.add("dhln", "finder", size, scored[size], people)
@@ -192,12 +210,13 @@ def _examples(
     tiles = []
     for label, rows in groups.items():
         for row in rows:
-            reference, small = faces.crops[row], faces.shrunk(size)[row]
+            reference, small = faces.crops[row], shrink(faces.crops[row], size)
+            side = reference.shape[0]
             boxed = Landmarks(
-                prediction.points[row][None] * REFERENCE_SIZE,
-                prediction.expected_error[row][None] * REFERENCE_SIZE,
+                prediction.points[row][None] * side,
+                prediction.expected_error[row][None] * side,
                 prediction.trust[row][None],
-                np.array([[0, 0, REFERENCE_SIZE, REFERENCE_SIZE]]),
+                np.array([[0, 0, side, side]]),
                 scheme,
             )
             drawn = draw_landmarks(reference, boxed, scale=2, boxes=False)
@@ -223,12 +242,14 @@ def evaluate(
         cache: Its labelled faces, prepared.
         landmarker: The network, how it looks, and the finder.
         weights: What the weights are called in the protocol.
-        sizes: Face sizes in pixels, at most 128.
+        sizes: Face sizes in pixels, at most the side of the hallucinated face.
         finder_rows: Whether to add the rows whose box comes from the finder.
         advance: Called once a size, and once a picture of the finder's rows.
     """
     result = Evaluation(protocol_of(faces, landmarker, weights), skipped=dict(cache.skipped))
-    reference = ReferenceFaces.from_cache(cache)
+    if max(sizes) > landmarker.model.size:
+        raise ConfigError(f"--sizes {max(sizes)}: these weights hallucinate {landmarker.model.size} px faces at most")
+    reference = ReferenceFaces.from_cache(cache, landmarker.model.size)
     result.names = reference.names
     model, scheme = landmarker.model, Landmarks.empty(landmarker.model.scheme).definition
     for size in sizes:
@@ -239,10 +260,10 @@ def evaluate(
         mean = score_points(_mean_shape(landmarker, len(reference)), reference, scheme)
         result.add("mean shape", "annotated", size, mean, reference.people)
         result.landmarks[-1]["calibration"] = None
-        if prediction.faces is not None and size < REFERENCE_SIZE:
+        if prediction.faces is not None and size < model.size:
             painted, plain = ImageMetrics(), ImageMetrics()
             painted.update(prediction.faces, reference.crops)
-            plain.update(bicubic(small), reference.crops)
+            plain.update(bicubic(small, model.size), reference.crops)
             row = {"size": size, **painted.compute()}
             row |= {f"bicubic_{name}": value for name, value in plain.compute().items() if name != "n"}
             result.hallucination.append(row)
@@ -278,7 +299,7 @@ def evaluate_predictions(faces: FaceSet, predictions: Path, landmarker: Landmark
             "a face that was not found needs a row, too (for example the mean shape in its box)"
         )
     scored = LandmarkMetrics(scheme)
-    claimed = all(given[face.name].errors is not None for face in faces.labelled)
+    claimed = all(given[face.name][1] is not None for face in faces.labelled)
     for face in faces.labelled:
         points, errors = given[face.name]
         if face.points is not None:

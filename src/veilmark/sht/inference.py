@@ -87,5 +87,5 @@ def predict(
     if not parts:
         k = len(index)
         return Prediction(np.zeros((0, k, 2)), np.zeros((0, k)), np.zeros(0), None)
-    points, claim, trust = (torch.cat(column).double().numpy() for column in zip(*parts, strict=True))
-    return Prediction(points, claim, trust, np.concatenate(faces) if faces else None)
+    found, claims, trust = (torch.cat(column).double().numpy() for column in zip(*parts, strict=True))
+    return Prediction(found, claims, trust, np.concatenate(faces) if faces else None)

@@ -109,6 +109,7 @@ class Landmarker:
         images: Sequence[Image],
         boxes: Sequence[NDArray[np.floating]] | None = None,
         *,
+        refine: bool | None = None,
         hallucinate: bool = False,
     ) -> list[Detection]:
         """Finds the landmarks of all faces in several pictures, in batches over the pictures.
@@ -116,19 +117,20 @@ class Landmarker:
         Args:
             images: ``(h, w, 3)`` uint8 RGB each.
             boxes: Face boxes ``(n, 4)`` of each picture; by default the finder looks for them.
+            refine: Whether to crop again around the points first found; by default only where the finder gave
+                the boxes.
             hallucinate: Whether the hallucinated faces are wanted.
 
         Raises:
             BoxError: If a given box is under 8 px or outside its picture.
         """
-        given = boxes is not None
         found = [self.finder.find(image).boxes for image in images] if boxes is None else list(boxes)
         for image, of_image in zip(images, found, strict=True):
             for box in of_image:
                 check_box(box, image.shape[1], image.shape[0])
         owner = [number for number, of_image in enumerate(found) for _ in of_image]
         all_boxes = np.concatenate([np.reshape(of_image, (-1, 4)) for of_image in found] or [np.zeros((0, 4))])
-        twice = self.refine and not given
+        twice = (self.refine and boxes is None) if refine is None else refine
         prediction, crops = self._look(images, owner, all_boxes, hallucinate and not twice)
         if twice and owner:
             placed = [crop.to_image(p * crop.size) for crop, p in zip(crops, prediction.points, strict=True)]
@@ -160,5 +162,11 @@ class Landmarker:
             return Detection(Landmarks.empty(self.model.scheme), None, [])
         points = np.stack([c.to_image(prediction.points[r] * c.size) for c, r in zip(own, rows, strict=True)])
         claims = np.stack([prediction.expected_error[r] * c.size / c.scale for c, r in zip(own, rows, strict=True)])
-        landmarks = Landmarks(points, claims, prediction.trust[rows], boxes[rows], self.model.scheme)
+        landmarks = Landmarks(
+            points.astype(np.float32),
+            claims.astype(np.float32),
+            prediction.trust[rows].astype(np.float32),
+            boxes[rows].astype(np.float32),
+            self.model.scheme,
+        )
         return Detection(landmarks, None if prediction.faces is None else prediction.faces[rows], own)

@@ -62,7 +62,7 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Applies the block."""
-        y = self.conv1(nn.functional.silu(self.norm1(x)))
+        y: Tensor = self.conv1(nn.functional.silu(self.norm1(x)))
         y = self.conv2(nn.functional.silu(self.norm2(y)))
         return x + y
 
@@ -111,6 +111,8 @@ class ComponentAttention(nn.Module):
         component_of: For each point, the number of its component.
     """
 
+    member: Tensor
+
     def __init__(self, channels: int, component_of: tuple[int, ...]) -> None:
         super().__init__()
         components = max(component_of) + 1
@@ -122,8 +124,7 @@ class ComponentAttention(nn.Module):
 
     def forward(self, features: Tensor, probability: Tensor) -> Tensor:
         """Guides ``(n, c, h, w)`` by probabilities ``(n, k, h, w)``."""
-        member: Tensor = self.member  # type: ignore[assignment]
-        maps = torch.einsum("ck,nkhw->nchw", member, probability.to(features.dtype))
+        maps = torch.einsum("ck,nkhw->nchw", self.member, probability.to(features.dtype))
         # Probabilities are small numbers; the strongest cell of each component becomes 1.
         maps = maps / maps.amax(dim=(2, 3), keepdim=True).clamp_min(1e-6)
         scale, shift = self.modulation(maps).chunk(2, dim=1)

@@ -51,7 +51,7 @@ def point_distance(points: Tensor, target: Tensor) -> Tensor:
 
 def heatmap_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """Cross-entropy between target maps, each summing to 1, and the softmax of ``logits``: ``(n, k)``."""
-    return -(target.flatten(2) * logits.float().flatten(2).log_softmax(dim=2)).sum(dim=2)
+    return -(target.flatten(2) * logits.flatten(2).log_softmax(dim=2, dtype=target.dtype)).sum(dim=2)
 
 
 def pixel_loss(face: Tensor, target: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ class ReferenceFaces:
     """The faces of an evaluation, as the protocol crops them.
 
     Attributes:
-        crops: ``(n, 128, 128, 3)`` uint8, the high-resolution reference.
+        crops: ``(n, size, size, 3)`` uint8, the high-resolution reference, 128 px in every published figure.
         points: ``(n, k, 2)`` true landmarks as shares of the crop's side.
         scales: ``(n,)`` side of the crop in pixels of the picture.
         names: Name of each face.
@@ -39,22 +39,22 @@ class ReferenceFaces:
         return len(self.names)
 
     @classmethod
-    def from_cache(cls, cache: FaceCache, boxes: NDArray[np.float32] | None = None) -> ReferenceFaces:
-        """Crops every cached face at margin 1.3.
+    def from_cache(cls, cache: FaceCache, size: int = REFERENCE_SIZE) -> ReferenceFaces:
+        """Crops every cached face at margin 1.3 of its annotated box.
 
         Args:
             cache: Prepared faces with landmarks.
-            boxes: ``(n, 4)`` in the pixels of each cached image; the annotated boxes by default.
+            size: Side of the reference: that of the hallucinated face.
         """
         crops, points, scales, names, people = [], [], [], [], []
         for number in range(len(cache)):
             cached = cache[number]
             if cached.points is None:
                 raise ValueError(f"{cached.face.name} has no landmarks to be scored against")
-            crop = Crop.from_box(cached.box if boxes is None else boxes[number])
+            crop = Crop.from_box(cached.box, size=size)
             crops.append(crop.sample(cached.image))
             points.append(crop.to_crop(cached.points) / crop.size)
-            scales.append(crop.size / crop.scale)
+            scales.append(size / crop.scale)
             names.append(cached.face.name)
             people.append(cached.face.person or cached.face.name)
         return cls(np.stack(crops), np.stack(points), np.asarray(scales), names, people)
@@ -64,7 +64,7 @@ class ReferenceFaces:
         return np.stack([shrink(crop, size) for crop in self.crops])
 
 
-def bicubic(faces: NDArray[np.uint8], size: int = REFERENCE_SIZE) -> NDArray[np.uint8]:
+def bicubic(faces: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     """Faces ``(n, s, s, 3)`` enlarged by bicubic interpolation: the baseline of hallucination."""
     return np.stack([cv2.resize(face, (size, size), interpolation=cv2.INTER_CUBIC) for face in faces])
 
@@ -97,7 +97,7 @@ def quick_figures(
         scored = score_points(prediction, faces, scheme).compute()
         row = {name: float(scored[name] or 0.0) for name in ("nme", "fr10", "calibration")}
         if prediction.faces is not None:
-            pairs = list(zip(prediction.faces, bicubic(small), faces.crops, strict=True))
+            pairs = list(zip(prediction.faces, bicubic(small, faces.crops.shape[1]), faces.crops, strict=True))
             row["psnr"] = float(np.mean([psnr(painted, true) for painted, _, true in pairs]))
             row["psnr_gain"] = row["psnr"] - float(np.mean([psnr(plain, true) for _, plain, true in pairs]))
         figures[str(size)] = row

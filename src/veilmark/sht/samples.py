@@ -24,7 +24,7 @@ class SampleConfig(BaseModel):
 
     Attributes:
         augmentation: Strength of the augmentation.
-        sizes: Smallest and largest face in pixels.
+        sizes: Smallest and largest face in pixels; none is larger than the network's grid.
         no_face: Share of crops that show no face, from which trust is learned.
     """
 
@@ -102,7 +102,7 @@ class TrainingFaces:
             cached = self.cache[int(index)]
             if cached.points is None:
                 raise ValueError(f"{cached.face.name} has no landmarks; TrainingFaces takes labelled faces")
-            size = draw_size(rng, self.config.sizes)
+            size = min(self.size, draw_size(rng, self.config.sizes))
             if rng.random() < self.config.no_face:
                 is_face[row] = False
                 target = draw_no_face(cached, self.size, rng)

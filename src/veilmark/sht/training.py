@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from lightning.fabric import Fabric
@@ -24,6 +24,7 @@ from veilmark.run.progress import console, progress_bar
 from veilmark.sht.losses import Batch, Losses
 from veilmark.sht.samples import TrainingFaces
 
+Network = TypeVar("Network", bound=nn.Module)
 Precision = Literal["auto", "32-true", "bf16-mixed"]
 
 
@@ -75,7 +76,7 @@ def choose_precision(precision: Precision, device: torch.device) -> Literal["32-
         return precision
     if device.type == "cuda":
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()  # type: ignore[no-untyped-call]
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return "bf16-mixed" if native else "32-true"
 
 
@@ -108,7 +109,7 @@ def _stop_between_steps() -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, before)
 
 
-class Trainer:
+class Trainer(Generic[Network]):
     """Trains one network in one run folder.
 
     Args:
@@ -123,11 +124,11 @@ class Trainer:
     def __init__(
         self,
         run: RunFolder,
-        model: nn.Module,
+        model: Network,
         loss: Callable[[Any, Batch], Losses],
         faces: TrainingFaces,
         schedule: Schedule,
-        validate: Callable[[nn.Module], dict[str, dict[str, float]]],
+        validate: Callable[[Network], dict[str, dict[str, float]]],
     ) -> None:
         if schedule.threads:
             torch.set_num_threads(schedule.threads)
@@ -203,7 +204,7 @@ class Trainer:
         console.print(f"epoch {self.step // self.per_epoch}: {line}")
         return figures
 
-    def fit(self) -> nn.Module:
+    def fit(self) -> Network:
         """Trains from the step reached to the last.
 
         Returns:

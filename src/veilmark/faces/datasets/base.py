@@ -18,14 +18,14 @@ class Face:
     Attributes:
         path: The picture.
         name: Name that is unique in the set, used in predictions and reports.
-        points: ``(k, 2)`` float32 in pixels of the picture, corner origin; None for a face without labels.
+        points: ``(k, 2)`` in pixels of the picture, corner origin; None for a face without labels.
         person: Who it is, where the set says so: the unit of splits and intervals.
         video: Which video of that person, where the set says so.
     """
 
     path: Path
     name: str
-    points: NDArray[np.float32] | None = None
+    points: NDArray[np.floating] | None = None
     person: str | None = None
     video: str | None = None
 

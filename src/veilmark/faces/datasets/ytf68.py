@@ -50,7 +50,8 @@ def load(root: Path, split: str) -> FaceSet:
             raise DataError(f"{path} does not exist; {splits}; {_SOURCE}")
     points = read_points_csv(table, k=68)
     frames = {p.name: p for p in sorted(folder.iterdir()) if p.suffix.lower() in IMAGE_SUFFIXES}
-    labelled, unlabelled = [], []
+    labelled: list[Face] = []
+    unlabelled: list[Face] = []
     for row, (name, xy) in enumerate(points.items(), start=2):
         if name not in frames:
             raise DataError(f"{table}, row {row}: {folder / name} does not exist; remove the row or add the frame")

@@ -1,0 +1,233 @@
+"""Every verb as a user starts it: through the console entry, on a temporary folder."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from veilmark.cli import main
+from veilmark.faces.datasets import load_faces
+from veilmark.faces.images import read_image, write_png
+from veilmark.faces.synthetic import render_face
+from veilmark.landmarks.formats import write_points_csv
+
+
+@pytest.fixture
+def verb(monkeypatch, capsys):
+    """Runs ``veilmark ...`` in this process; gives the exit code and what a person would read."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["veilmark", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code or 0
+        out, err = capsys.readouterr()
+        return code, " ".join((out + err).split())
+
+    return run
+
+
+@pytest.fixture
+def faces_folder(tmp_path):
+    """Rendered faces that fill their pictures, one broken file, one that is no picture."""
+    folder = tmp_path / "photos"
+    (folder / "more").mkdir(parents=True)
+    for number, name in enumerate(["a.png", "more/b.png"]):
+        write_png(folder / name, render_face(np.random.default_rng(number), 96).image)
+    return folder
+
+
+TINY = [
+    "network.size=64", "network.structure_widths=[16,32,32]", "network.detail_widths=[16,32]", "schedule.epochs=1",
+    "schedule.batch=2", "validate_sizes=[16,64]", "schedule.precision=32-true",
+]  # fmt: skip
+
+
+def settings(*extra):
+    return [part for s in (*TINY, *extra) for part in ("--set", s)]
+
+
+def test_help_teaches(verb):
+    code, text = verb("--help")
+    assert code == 0
+    for name in ("demo", "detect", "train", "evaluate"):
+        assert name in text
+        code, help_text = verb(name, "--help")
+        assert code == 0
+        assert f"Example: veilmark {name}" in help_text
+    assert verb("--version")[1] == __import__("veilmark").__version__
+
+
+def test_train_then_evaluate_then_detect(verb, synthetic_ytf68, faces_folder, tmp_path):
+    run = tmp_path / "run"
+    data = ("--data", synthetic_ytf68, "--cache", tmp_path / "cache")
+    code, text = verb("train", "dhln-ytf68", *data, "--out", run, *settings())
+    assert code == 0, text
+    assert "weights:" in text
+    for name in ("config.yaml", "metrics.jsonl", "summary.json", "report.html", "checkpoints/last.safetensors"):
+        assert (run / name).exists(), name
+    weights = run / "weights"
+    code, text = verb(
+        "evaluate",
+        *data,
+        "--split",
+        "select",
+        "--weights",
+        weights,
+        "--sizes",
+        "16,32,64",
+        "--out",
+        tmp_path / "scored",
+    )
+    assert code == 0, text
+    metrics = json.loads((scored / "metrics.json").read_text())
+    rows = {(r["method"], r["box"], r["size"]): r for r in metrics["landmarks"]}
+    assert set(rows) == {
+        (m, b, s)
+        for m, b in [("dhln", "annotated"), ("mean shape", "annotated"), ("dhln", "finder")]
+        for s in (16, 32, 64)
+    }
+    row = rows["dhln", "annotated", 16]
+    assert {"n", "nme", "nme_median", "fr10", "auc10", "calibration"} <= set(row)
+    assert row["n"] == 4
+    assert rows["mean shape", "annotated", 16]["nme"] == pytest.approx(rows["mean shape", "annotated", 64]["nme"])
+    pictures = metrics["hallucination"]
+    assert [p["size"] for p in pictures] == [16, 32]
+    wanted = {"psnr_rgb", "ssim_rgb", "psnr_y", "ssim_y", "bicubic_psnr_rgb", "bicubic_ssim_rgb"}
+    assert wanted <= set(pictures[0])
+    assert "inter-ocular" in metrics["protocol"]["normalisation"]
+    for name in ("report.html", "faces.csv", "nme_by_size.png", "ced.png", "faces.png"):
+        assert (scored / name).exists(), name
+    code, text = verb("detect", faces_folder, "--finder", "none", "--weights", weights, "--min-trust", 0,
+                      "--out", tmp_path / "found", "--draw", "--hallucinate")  # fmt: skip
+    assert code == 0, text
+    found = json.loads((tmp_path / "found" / "landmarks.json").read_text())
+    assert len(found["images"]) == 2
+    assert (tmp_path / "found" / "overlays" / "more" / "b.png").exists()
+    assert read_image(tmp_path / "found" / "faces" / "a.png").shape == (64, 64, 3)
+
+
+@pytest.mark.parametrize(
+    ("format", "name"),
+    [("json", "landmarks.json"), ("csv", "landmarks.csv"), ("pts", "pts/a.pts"), ("coco", "coco.json")],
+)
+def test_detect_writes_every_format(verb, faces_folder, tiny_weights, tmp_path, format, name):
+    code, text = verb("detect", faces_folder, "--finder", "none", "--weights", tiny_weights, "--format", format,
+                      "--min-trust", 0, "--out", tmp_path / "out")  # fmt: skip
+    assert code == 0, text
+    assert (tmp_path / "out" / name).stat().st_size > 0
+
+
+def test_one_bad_picture_stops_nothing(verb, faces_folder, tiny_weights, tmp_path):
+    (faces_folder / "text.jpg").write_text("not a picture")
+    whole = faces_folder / "whole.jpg"
+    Image.fromarray(read_image(faces_folder / "a.png")).save(whole)
+    (faces_folder / "short.jpg").write_bytes(whole.read_bytes()[:-900])
+    Image.new("L", (20_000, 10_000)).save(faces_folder / "bomb.png")
+    code, text = verb("detect", faces_folder, tmp_path / "missing.jpg", "--finder", "none", "--weights", tiny_weights,
+                      "--min-trust", 0, "--out", tmp_path / "out")  # fmt: skip
+    assert code == 1
+    for words in ("text.jpg: not a picture", "short.jpg: truncated", "bomb.png: 20000 x 10000", "missing.jpg: no such"):
+        assert words in text, words
+    assert "3 faces in 3 pictures" in text
+    assert "Traceback" not in text
+
+
+def test_a_picture_without_a_face_is_said(verb, tiny_weights, tmp_path):
+    write_png(tmp_path / "sky.png", np.full((80, 80, 3), 200, dtype=np.uint8))
+    code, text = verb("detect", tmp_path / "sky.png", "--weights", tiny_weights, "--out", tmp_path / "out")
+    assert code == 2
+    assert "no face: sky.png" in text
+
+
+def test_an_empty_folder_is_said(verb, tiny_weights, tmp_path):
+    (tmp_path / "empty").mkdir()
+    code, text = verb("detect", tmp_path / "empty", "--weights", tiny_weights, "--out", tmp_path / "out")
+    assert code == 1
+    assert "no picture in this folder" in text
+
+
+def test_a_video_gives_one_line_a_frame(verb, tiny_weights, tmp_path):
+    pytest.importorskip("av", reason="PyAV is the extra `video`; without it there is no video to test")
+    from veilmark.faces.video import VideoWriter
+
+    face = render_face(np.random.default_rng(0), 96).image
+    with VideoWriter(tmp_path / "clip.mp4", 25) as writer:
+        for shift in range(5):
+            writer.write(np.roll(face, shift, axis=1))
+    code, text = verb("detect", tmp_path / "clip.mp4", "--finder", "none", "--weights", tiny_weights,
+                      "--min-trust", 0, "--draw", "--out", tmp_path / "out")  # fmt: skip
+    assert code == 0, text
+    lines = [json.loads(line) for line in (tmp_path / "out" / "clip.jsonl").read_text().splitlines()]
+    assert [line["frame"] for line in lines] == [0, 1, 2, 3, 4]
+    assert (tmp_path / "out" / "overlays" / "clip.mp4").stat().st_size > 0
+
+
+def test_predictions_of_any_method_are_scored(verb, synthetic_ytf68, tiny_weights, tmp_path):
+    faces = load_faces("ytf68", synthetic_ytf68, "val").labelled
+    eyes = (36, 45)
+    moved = {}
+    for face in faces:
+        inter_ocular = np.linalg.norm(face.points[eyes[0]] - face.points[eyes[1]])
+        moved[face.name] = face.points + np.array([0.05 * inter_ocular, 0])
+    write_points_csv(tmp_path / "mine.csv", moved)
+    common = ("evaluate", "--data", synthetic_ytf68, "--split", "val", "--weights", tiny_weights)
+    code, text = verb(*common, "--predictions", tmp_path / "mine.csv", "--sizes", "32", "--out", tmp_path / "out")
+    assert code == 0, text
+    row = json.loads((tmp_path / "out" / "metrics.json").read_text())["landmarks"][0]
+    assert (row["method"], row["box"], row["size"]) == ("mine", "given", 32)
+    assert row["nme"] == pytest.approx(5.0, abs=0.02)
+    moved.popitem()
+    write_points_csv(tmp_path / "less.csv", moved)
+    code, text = verb(*common, "--predictions", tmp_path / "less.csv", "--out", tmp_path / "out")
+    assert code == 1
+    assert "has no points for 1 of 4 faces" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("train", "dhln-ytf68", "--set", "schedule.epoch=3"), "unknown key 'schedule.epoch'; allowed here: batch"),
+        (("train", "dhln-ytf68", "--set", "schedule.lr=-1"), "schedule.lr = -1"),
+        (("train", "dhln-ytf99"), "unknown recipe 'dhln-ytf99'; packaged: dhln-ytf68"),
+        (("evaluate", "--sizes", "16,400"), "400 is out of range; allowed: 8 to 128"),
+        (("evaluate", "--sizes", "small"), "expected whole numbers"),
+        (("evaluate", "--layout", "ytf69"), "unknown layout 'ytf69'; known: 300w, folder, ytf68"),
+        (("evaluate", "--split", "test"), "test.csv does not exist; splits found there: train, val"),
+        (("evaluate", "--finder", "yunet"), "--finder-weights"),
+    ],
+)
+def test_bad_input_is_refused_before_any_work(verb, synthetic_ytf68, tiny_weights, tmp_path, arguments, words):
+    where = ["--data", synthetic_ytf68, "--out", tmp_path / "run"]
+    if arguments[0] == "evaluate":
+        where += ["--weights", tiny_weights]
+    code, text = verb(*arguments, *where)
+    assert code == 1
+    assert words in text
+    assert "Traceback" not in text
+    assert not (tmp_path / "run").exists() or not any((tmp_path / "run").glob("[!.]*"))
+
+
+def test_demo_shows_every_face(verb, tmp_path):
+    code, text = verb("demo", "--out", tmp_path / "demo")
+    assert code == 0, text
+    summary = json.loads((tmp_path / "demo" / "summary.json").read_text())
+    assert [row["size"] for row in summary["faces"][0]["rows"]] == [16, 24, 32, 64, 128]
+    assert len(summary["faces"]) == 5
+    # The packaged network must know a face when it sees one, and place it alike at all sizes.
+    rows = summary["faces"][0]["rows"]
+    assert all(row["trust"] > 0.5 for row in rows)
+    assert all(row["shift_percent"] < 12 for row in rows[:-1])
+    assert (tmp_path / "demo" / "report.html").stat().st_size > 10_000
+
+
+def test_the_module_runs_as_a_program():
+    done = subprocess.run(
+        [sys.executable, "-m", "veilmark.cli", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == __import__("veilmark").__version__
