@@ -15,12 +15,14 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from rich.console import Console
 
 from veilmark.faces.crop import MARGIN
 from veilmark.faces.datasets import load_faces
 from veilmark.faces.finders import HAAR_MAP, HaarFinder
 from veilmark.faces.images import read_image
-from veilmark.run.progress import console
+
+console = Console(highlight=False, soft_wrap=True)
 
 SIZES = (16, 24, 32, 48, None)
 

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from veilmark import __version__
 from veilmark.run.errors import VeilmarkError
-from veilmark.run.progress import console, progress_bar
+from veilmark.run.progress import console, progress_bar, say
 
 app = typer.Typer(
     name="veilmark",
@@ -76,9 +76,9 @@ def _report_skipped(skipped: dict[str, str]) -> None:
     """Lists what could not be read, and ends with exit code 1 if there was any."""
     if not skipped:
         return
-    console.print(f"[yellow]skipped {len(skipped)}:[/yellow]")
+    say(f"[yellow]skipped {len(skipped)}:[/yellow]")
     for reason in skipped.values():
-        console.print(f"  {escape(reason)}")
+        say(f"  {escape(reason)}")
     raise typer.Exit(1)
 
 
@@ -125,14 +125,14 @@ def detect(
     summary = detect_files(
         landmarker, paths, out, format.value, draw=draw, hallucinate=hallucinate, min_trust=min_trust
     )
-    console.print(
+    say(
         f"{summary.faces} faces in {summary.pictures} pictures and frames; "
         f"{len(summary.without)} had none; written to {escape(str(out))}"
     )
     for name in summary.without[:10]:
-        console.print(f"  no face: {escape(name)}")
+        say(f"  no face: {escape(name)}")
     if len(summary.without) > 10:
-        console.print(f"  ... and {len(summary.without) - 10} more")
+        say(f"  ... and {len(summary.without) - 10} more")
     _report_skipped(summary.skipped)
     if not summary.faces:
         raise typer.Exit(2)
@@ -169,11 +169,11 @@ def train(
         try:
             trained = train_dhln(config, data, run, cache, resume)
         except Interrupted:
-            console.print(f"stopped; go on with --resume (run folder {escape(str(run.path))})")
+            say(f"stopped; go on with --resume (run folder {escape(str(run.path))})")
             raise typer.Exit(130) from None
         report = write_training_report(run.path)
     console.print(_figures_table(trained.figures))
-    console.print(f"weights: {escape(str(trained.weights))}; report: {escape(str(report))}")
+    say(f"weights: {escape(str(trained.weights))}; report: {escape(str(report))}")
     _report_skipped(trained.skipped)
 
 
@@ -257,8 +257,8 @@ def evaluate(
             )
         console.print(images)
     for name, value in result.protocol.items():
-        console.print(f"[dim]{name}: {escape(str(value))}[/dim]")
-    console.print(f"metrics: {escape(str(out / 'metrics.json'))}; report: {escape(str(report))}")
+        say(f"[dim]{name}: {escape(str(value))}[/dim]")
+    say(f"metrics: {escape(str(out / 'metrics.json'))}; report: {escape(str(report))}")
     _report_skipped(result.skipped)
 
 
@@ -289,8 +289,8 @@ def demo(
                 face["name"], str(row["size"]), f"{row['trust']:.2f}", f"{row['expected_error_percent']:.1f}", shift
             )
     console.print(table)
-    console.print("expected error: what the network claims; shift: distance from its points on the largest picture")
-    console.print(f"report: {escape(str(report))}")
+    say("expected error: what the network claims; shift: distance from its points on the largest picture")
+    say(f"report: {escape(str(report))}")
 
 
 def main() -> None:
@@ -300,7 +300,7 @@ def main() -> None:
     except VeilmarkError as error:
         if "--debug" in sys.argv:
             raise
-        console.print(f"[red]error:[/red] {escape(str(error))}")
+        say(f"[red]error:[/red] {escape(str(error))}")
         sys.exit(1)
 
 

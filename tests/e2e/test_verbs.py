@@ -71,19 +71,9 @@ def test_train_then_evaluate_then_detect(verb, synthetic_ytf68, faces_folder, tm
     assert "weights:" in text
     for name in ("config.yaml", "metrics.jsonl", "summary.json", "report.html", "checkpoints/last.safetensors"):
         assert (run / name).exists(), name
-    weights = run / "weights"
-    code, text = verb(
-        "evaluate",
-        *data,
-        "--split",
-        "select",
-        "--weights",
-        weights,
-        "--sizes",
-        "16,32,64",
-        "--out",
-        tmp_path / "scored",
-    )
+    weights, scored = run / "weights", tmp_path / "scored"
+    sizes = ("--sizes", "16,32,64")
+    code, text = verb("evaluate", *data, "--split", "select", "--weights", weights, *sizes, "--out", scored)
     assert code == 0, text
     metrics = json.loads((scored / "metrics.json").read_text())
     rows = {(r["method"], r["box"], r["size"]): r for r in metrics["landmarks"]}
@@ -199,7 +189,7 @@ def test_predictions_of_any_method_are_scored(verb, synthetic_ytf68, tiny_weight
         (("evaluate", "--sizes", "small"), "expected whole numbers"),
         (("evaluate", "--layout", "ytf69"), "unknown layout 'ytf69'; known: 300w, folder, ytf68"),
         (("evaluate", "--split", "test"), "test.csv does not exist; splits found there: train, val"),
-        (("evaluate", "--finder", "yunet"), "--finder-weights"),
+        (("evaluate", "--split", "val", "--finder", "yunet"), "--finder-weights"),
     ],
 )
 def test_bad_input_is_refused_before_any_work(verb, synthetic_ytf68, tiny_weights, tmp_path, arguments, words):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -116,6 +116,7 @@ def test_scientific_notation_reaches_a_float() -> None:
         noise=st.none() | st.builds(Noise, sigma=st.floats(0, 1e9)),
     )
 )
+@settings(deadline=None)
 def test_a_dumped_config_resolves_to_itself(config: Config) -> None:
     assert resolve(Config, yaml.safe_load(dump(config)), "config.yaml") == config
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from veilmark.run.seeds import rng_for
@@ -13,6 +13,7 @@ names = st.tuples(st.integers(0, 2**31), st.integers(0, 1000), st.integers(0, 10
 
 
 @given(st.lists(names, min_size=1, max_size=6, unique=True), st.randoms(use_true_random=False))
+@settings(max_examples=40, deadline=None)
 def test_draws_do_not_depend_on_the_order_of_work(parts: list[tuple[int, int, int]], shuffler: object) -> None:
     in_order = {part: rng_for(*part).random(3).tolist() for part in parts}
     shuffler.shuffle(parts)  # type: ignore[attr-defined]

@@ -61,8 +61,8 @@ def test_pixel_loss_is_negative_psnr():
     face, target = torch.rand(2, 3, 8, 8, generator=generator()), torch.rand(2, 3, 8, 8, generator=generator(1))
     mse = ((face - target) ** 2).numpy().reshape(2, -1).mean(axis=1)
     psnr = 10 * np.log10(1.0 / (mse + 1e-4))
-    np.testing.assert_allclose(pixel_loss(face, target), -psnr, rtol=1e-5)
-    torch.testing.assert_close(pixel_loss(face, face), torch.full((2,), -40.0))
+    np.testing.assert_allclose(pixel_loss(face, target, 40), -psnr, rtol=1e-5)
+    torch.testing.assert_close(pixel_loss(face, face, 40), torch.full((2,), -40.0))
 
 
 @given(st.lists(st.floats(0.05, 20), min_size=3, max_size=40))
@@ -80,7 +80,7 @@ def test_claim_loss_is_least_at_the_mean_distance(distances):
     [
         lambda x: point_distance(x[..., 0], torch.zeros(2, 3, 2, dtype=x.dtype)),
         lambda x: heatmap_cross_entropy(x, torch.full_like(x, 1 / x[0, 0].numel()).detach()),
-        lambda x: pixel_loss(x, torch.zeros_like(x)),
+        lambda x: pixel_loss(x, torch.zeros_like(x), 30),
         lambda x: claim_loss(x.square() + 0.5, torch.ones_like(x)),
     ],
     ids=["point_distance", "heatmap_cross_entropy", "pixel_loss", "claim_loss"],
@@ -161,4 +161,6 @@ def test_one_batch_can_be_learned_by_heart():
         optimizer.step()
     output = model(whole.grid)
     assert float((output.points - points).norm(dim=2).mean()) < 1.5
-    assert float(pixel_loss(output.face, whole.target).mean()) < float(pixel_loss(smooth, whole.target).mean()) - 4
+    assert (
+        float(pixel_loss(output.face, whole.target, 40).mean()) < float(pixel_loss(smooth, whole.target, 40).mean()) - 4
+    )

@@ -27,7 +27,7 @@ SURROUNDINGS = 3.0
 """Side of the kept square over the longer side of the box: room for every augmented crop."""
 
 _LARGEST = 2 * REFERENCE_SIZE / MARGIN
-"""Larger boxes are shrunk to this many pixels: twice finer than the reference crop."""
+"""Boxes of more pixels are shrunk by a whole factor, so that they keep at least half as many."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +80,22 @@ def surroundings(image: NDArray[np.uint8], box: NDArray[np.floating]) -> tuple[N
 def _digest(faces: Sequence[Face], boxes: NDArray[np.float32]) -> str:
     parts = hashlib.sha256(f"{_FORMAT} {SURROUNDINGS} {_LARGEST}".encode())
     for face in faces:
-        status = face.path.stat()
-        parts.update(f"{face.path.resolve()} {status.st_size} {status.st_mtime_ns}".encode())
+        try:
+            status = face.path.stat()
+            state = f"{status.st_size} {status.st_mtime_ns}"
+        except OSError:
+            # Reading it later will say what is wrong with it.
+            state = "unreadable"
+        parts.update(f"{face.path.resolve()} {state}".encode())
     parts.update(boxes.tobytes())
     return parts.hexdigest()[:20]
+
+
+def _whole(pixels: Path, table: Path) -> bool:
+    """Whether both files are there, and the pixels as long as the table says."""
+    if not table.exists() or not pixels.exists():
+        return False
+    return bool(json.loads(table.read_text(encoding="utf-8")).get("bytes") == pixels.stat().st_size)
 
 
 class FaceCache:
@@ -130,7 +142,7 @@ class FaceCache:
         """
         name = f"faces-{_digest(faces, boxes)}"
         pixels_path, table_path = folder / f"{name}.bin", folder / f"{name}.json"
-        if not table_path.exists():
+        if not _whole(pixels_path, table_path):
             cls._write(faces, boxes, pixels_path, table_path, advance)
         stored = json.loads(table_path.read_text(encoding="utf-8"))
         cache = cls(faces, np.fromfile(pixels_path, dtype=np.uint8), stored["faces"])
@@ -166,5 +178,5 @@ class FaceCache:
                 start += part.nbytes
         os.replace(half_written, pixels)
         # The table goes last: its presence says that the pixels are whole.
-        half_written.write_text(json.dumps({"faces": rows, "skipped": skipped}), encoding="utf-8")
+        half_written.write_text(json.dumps({"faces": rows, "skipped": skipped, "bytes": start}), encoding="utf-8")
         os.replace(half_written, table)

@@ -46,9 +46,13 @@ def degrade(face: NDArray[np.uint8], size: int, rng: np.random.Generator) -> NDA
 
     Returns:
         ``(size, size, 3)`` uint8.
+
+    Raises:
+        ValueError: If the face would have to be enlarged.
     """
+    plain = shrink(face, size)
     if rng.random() < 0.5:
-        return shrink(face, size)
+        return plain
     factor = face.shape[0] / size
     if rng.random() < 0.5:
         sigma = float(rng.uniform(0.2, 0.7)) * factor
@@ -60,11 +64,12 @@ def degrade(face: NDArray[np.uint8], size: int, rng: np.random.Generator) -> NDA
         small = np.asarray(cv2.resize(face, (size, size), interpolation=kernel), dtype=np.uint8)
     if rng.random() < 0.4:
         noise = rng.normal(0, float(rng.uniform(1, 8)), small.shape)
-        small = np.clip(small + noise, 0, 255).astype(np.uint8)
+        small = np.clip(np.round(small + noise), 0, 255).astype(np.uint8)
     if rng.random() < 0.4:
         quality = int(rng.integers(40, 95))
-        _, code = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, quality])
-        small = np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR), dtype=np.uint8)
+        # OpenCV takes and gives BGR; in RGB the codec would weigh red as blue.
+        _, code = cv2.imencode(".jpg", small[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+        small = np.ascontiguousarray(np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR), dtype=np.uint8)[..., ::-1])
     return small
 
 

@@ -75,8 +75,8 @@ class BoxMap:
         return np.concatenate([centre - half, centre + half], axis=1).astype(np.float32)
 
 
-HAAR_MAP = BoxMap(x=-0.010, y=0.164, width=0.880, height=0.852)
-"""From the cascade's square, whose side is about brow to chin with half the forehead.
+HAAR_MAP = BoxMap(x=-0.013, y=0.169, width=0.900, height=0.863)
+"""From the cascade's square, which starts at mid-forehead and stops short of the chin.
 
 Medians over frames of people that are used for training only:
 ``python benchmarks/finder_boxes.py --data ytf68/train``.

@@ -138,6 +138,13 @@ def _values(path: Path, columns: list[str], k: int) -> Iterator[tuple[int, str, 
         yield number, file, np.array(numbers, dtype=np.float64)
 
 
+def row_numbers(path: Path) -> dict[str, int]:
+    """Line number in the file of every row of a table of points, by the row's file name."""
+    header, rows = _table(path)
+    place = header.index("file")
+    return {row[place].strip(): number for number, row in rows}
+
+
 def read_points_csv(path: Path, k: int = 68) -> dict[str, NDArray[np.float64]]:
     """The points of a table ``file,x0,y0,...`` (the ``ytf68`` layout, own coordinates); more columns may be.
 

@@ -101,6 +101,11 @@ def _best(history: list[tuple[int, dict[str, float]]], key: str, highest: bool) 
     return f"{_fixed(value)} ({_count(step)})"
 
 
+def _entry(scores: dict[str, float], key: str) -> float | None:
+    """One figure of a validation; not every size has every figure."""
+    return scores.get(key)
+
+
 def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
@@ -168,7 +173,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (_best, _count, _duration, _fixed, _pixels, _plain, _when)
+    filters = (_best, _count, _duration, _entry, _fixed, _pixels, _plain, _when)
     environment.filters.update({function.__name__[1:]: function for function in filters})
     return environment
 

@@ -45,12 +45,17 @@ def override(values: dict[str, Any], settings: Iterable[str]) -> dict[str, Any]:
         if not equals or not path:
             raise ConfigError(f"--set {setting}: expected path.to.key=value, e.g. --set epochs=3")
         *sections, key = path.split(".")
+        if "" in (*sections, key):
+            raise ConfigError(f"--set {setting}: an empty name between the dots; expected path.to.key=value")
         place = changed
         for section in sections:
             place = place.setdefault(section, {})
             if not isinstance(place, dict):
                 raise ConfigError(f"--set {setting}: {section!r} is a value, not a section")
-        place[key] = yaml.safe_load(text)
+        try:
+            place[key] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ConfigError(f"--set {setting}: {text!r} is not YAML, e.g. 3, 0.5, true, [1, 2], name") from None
     return changed
 
 

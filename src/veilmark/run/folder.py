@@ -51,7 +51,10 @@ class RunFolder:
         Raises:
             RunError: If another process holds it.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"{self.path} cannot be a run folder ({error.strerror}); choose another --out") from None
         with (self.path / ".lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -90,7 +93,7 @@ class RunFolder:
             file.write(json.dumps(record, allow_nan=False) + "\n")
 
     def read_log(self) -> list[dict[str, Any]]:
-        """The lines of ``metrics.jsonl``; a last line that a kill cut short is left out."""
+        """The lines of ``metrics.jsonl``; a line that a kill cut short is left out."""
         path = self.path / "metrics.jsonl"
         if not path.exists():
             return []

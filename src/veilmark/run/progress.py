@@ -9,6 +9,11 @@ console = Console(stderr=True, highlight=False)
 """Where messages go. Results that a program may read go to standard output."""
 
 
+def say(message: str) -> None:
+    """Prints a line for people, unbroken: a path must stay whole to be copied. Rich markup counts."""
+    console.print(message, soft_wrap=True)
+
+
 def progress_bar(unit: str) -> Progress:
     """A bar with count, unit, a free text (``fields["note"]``) and the time left. Use as a context manager."""
     return Progress(

@@ -17,7 +17,7 @@ from veilmark.faces.datasets import Face, load_faces
 from veilmark.run.config import dump
 from veilmark.run.errors import DataError
 from veilmark.run.folder import RunFolder, write_json
-from veilmark.run.progress import console, progress_bar
+from veilmark.run.progress import progress_bar, say
 from veilmark.sht.dhln import DHLN
 from veilmark.sht.inference import predict
 from veilmark.sht.losses import DHLNLoss, Weights, claim_loss
@@ -191,7 +191,7 @@ def train_dhln(config: DHLNTraining, data: Path, run: RunFolder, cache: Path, re
         validate,
     )
     if resume and trainer.restore():
-        console.print(f"going on from step {trainer.step} of {trainer.steps}")
+        say(f"going on from step {trainer.step} of {trainer.steps}")
     trained = trainer.fit()
     fit_calibration(trained, reference, config.validate_sizes)
     figures = validate(trained)

@@ -54,12 +54,13 @@ def heatmap_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     return -(target.flatten(2) * logits.flatten(2).log_softmax(dim=2, dtype=target.dtype)).sum(dim=2)
 
 
-def pixel_loss(face: Tensor, target: Tensor) -> Tensor:
-    """Negative PSNR per face in dB, levelling off at 40: ``10 log10(mse + 1e-4)``, ``(n,)``.
+def pixel_loss(face: Tensor, target: Tensor, level: float) -> Tensor:
+    """Negative PSNR per face in dB, levelling off at ``level`` dB, ``(n,)``.
 
-    Faces of every size count alike: a dB at 16 px, where the error is large, is worth a dB at 64 px.
+    ``10 log10(mse + 10 ** (-level / 10))``. Where the level is high, large faces, which bicubic enlarging
+    already restores well, rule the gradient by their small errors; where it is low, this is the plain MSE.
     """
-    return 10 * torch.log10((face - target).square().mean(dim=(1, 2, 3)) + 1e-4)
+    return 10 * torch.log10((face - target).square().mean(dim=(1, 2, 3)) + 10 ** (-level / 10))
 
 
 def claim_loss(claim: Tensor, distance: Tensor) -> Tensor:
@@ -74,6 +75,7 @@ class Weights(BaseModel):
         points: Mean distance over inter-ocular distance, in units of 5 %.
         heatmaps: Cross-entropy to Gaussians of one map cell.
         face: Negative PSNR of the hallucinated face, in dB.
+        face_level: PSNR in dB at which that loss levels off.
         claim: Expected error; its inputs are detached.
         trust: Binary cross-entropy of "this is a face".
         early: Weight of every stage before the last.
@@ -83,6 +85,7 @@ class Weights(BaseModel):
     points: float = Field(1.0, ge=0)
     heatmaps: float = Field(0.6, ge=0)
     face: float = Field(0.1, ge=0)
+    face_level: float = Field(30.0, gt=0)
     claim: float = Field(0.1, ge=0)
     trust: float = Field(0.1, ge=0)
     early: float = Field(0.5, ge=0)
@@ -130,7 +133,9 @@ class DHLNLoss:
             entropy = heatmap_cross_entropy(stage.logits, maps).mean(dim=1)
             parts["heatmaps"] = parts["heatmaps"] + weight * (share * entropy).sum()
             if stage.face is not None:
-                parts["face"] = parts["face"] + weight * (painted * pixel_loss(stage.face, batch.target)).sum()
+                parts["face"] = (
+                    parts["face"] + weight * (painted * pixel_loss(stage.face, batch.target, weights.face_level)).sum()
+                )
         distance = (output.points.detach() - batch.points).norm(dim=2)
         parts["claim"] = (share * claim_loss(output.expected_error, distance).mean(dim=1)).sum()
         parts["trust"] = torch.nn.functional.binary_cross_entropy_with_logits(output.trust_logit, batch.is_face.float())

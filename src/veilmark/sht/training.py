@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from veilmark.run.checkpoints import pack_optimizer, read_tensors, unpack_optimizer, write_tensors
 from veilmark.run.folder import RunFolder
-from veilmark.run.progress import console, progress_bar
+from veilmark.run.progress import progress_bar, say
 from veilmark.sht.losses import Batch, Losses
 from veilmark.sht.samples import TrainingFaces
 
@@ -201,7 +201,7 @@ class Trainer(Generic[Network]):
             f"{size} px: " + ", ".join(f"{name} {value:.2f}" for name, value in row.items())
             for size, row in figures.items()
         )
-        console.print(f"epoch {self.step // self.per_epoch}: {line}")
+        say(f"epoch {self.step // self.per_epoch}: {line}")
         return figures
 
     def fit(self) -> Network:

@@ -13,8 +13,8 @@ import re
 from pathlib import Path
 
 from veilmark.faces.datasets.base import Face, FaceSet
-from veilmark.faces.images import IMAGE_SUFFIXES, picture_size
-from veilmark.landmarks.reading import check_points, read_points_csv
+from veilmark.faces.images import IMAGE_SUFFIXES, ImageError, picture_size
+from veilmark.landmarks.reading import check_points, read_points_csv, row_numbers
 from veilmark.run.errors import DataError
 
 _NAME = re.compile(r"(?P<person>id\d+)_(?P<video>v\d+)_[ab]\d+")
@@ -52,10 +52,17 @@ def load(root: Path, split: str) -> FaceSet:
     frames = {p.name: p for p in sorted(folder.iterdir()) if p.suffix.lower() in IMAGE_SUFFIXES}
     labelled: list[Face] = []
     unlabelled: list[Face] = []
-    for row, (name, xy) in enumerate(points.items(), start=2):
+    rows = row_numbers(table)
+    for name, xy in points.items():
+        where = f"{table}, row {rows[name]} ({name})"
         if name not in frames:
-            raise DataError(f"{table}, row {row}: {folder / name} does not exist; remove the row or add the frame")
-        check_points(xy, *picture_size(frames[name]), where=f"{table}, row {row} ({name})")
+            raise DataError(f"{where}: {folder / name} does not exist; remove the row or add the frame")
+        try:
+            size = picture_size(frames[name])
+        except ImageError:
+            # An unreadable frame is skipped and listed where the pixels are read.
+            continue
+        check_points(xy, *size, where=where)
     for name, path in frames.items():
         person, video = _identify(path.stem)
         if view is not None and (person is None or int(person[2:]) not in view):
