@@ -13,7 +13,7 @@ from rich.table import Table
 
 from veilmark import __version__
 from veilmark.run.errors import VeilmarkError
-from veilmark.run.progress import console, progress_bar, say
+from veilmark.run.progress import console, figures_table, progress_bar, say
 
 app = typer.Typer(
     name="veilmark",
@@ -172,18 +172,9 @@ def train(
             say(f"stopped; go on with --resume (run folder {escape(str(run.path))})")
             raise typer.Exit(130) from None
         report = write_training_report(run.path)
-    console.print(_figures_table(trained.figures))
+    console.print(figures_table("last validation", trained.figures))
     say(f"weights: {escape(str(trained.weights))}; report: {escape(str(report))}")
     _report_skipped(trained.skipped)
-
-
-def _figures_table(figures: dict[str, dict[str, float]]) -> Table:
-    """The last validation as a table."""
-    names = list(dict.fromkeys(name for row in figures.values() for name in row))
-    table = Table("face px", *names, title="validation")
-    for size, row in figures.items():
-        table.add_row(size, *(f"{row[name]:.2f}" if name in row else "" for name in names))
-    return table
 
 
 @app.command()

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
+
 from veilmark.faces import images
 from veilmark.faces.images import ImageError, list_images, picture_size, read_image, write_image, write_png
 from veilmark.run.errors import DataError

@@ -219,7 +219,8 @@ def _pictures(paths: Iterable[Path]) -> list[Path]:
 def _write(path: Path, rgb: NDArray[np.uint8], kind: str) -> None:
     if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8 or rgb.size == 0:
         raise ValueError(f"expected a picture (h, w, 3) of uint8, got {rgb.shape} of {rgb.dtype}")
-    options: dict[str, Any] = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}.get(kind, {})
+    choices: dict[str, dict[str, Any]] = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}
+    options = choices.get(kind, {})
     # In the same folder, since a rename is atomic only within one file system.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 console = Console(stderr=True, highlight=False)
 """Where messages go. Results that a program may read go to standard output."""
@@ -12,6 +13,20 @@ console = Console(stderr=True, highlight=False)
 def say(message: str) -> None:
     """Prints a line for people, unbroken: a path must stay whole to be copied. Rich markup counts."""
     console.print(message, soft_wrap=True)
+
+
+def figures_table(title: str, figures: dict[str, dict[str, float]]) -> Table:
+    """A table of figures by face size, for validations.
+
+    Args:
+        title: What stands above it.
+        figures: Face size to name to figure; a name may be missing for some sizes.
+    """
+    names = list(dict.fromkeys(name for row in figures.values() for name in row))
+    table = Table("face px", *names, title=title)
+    for size, row in figures.items():
+        table.add_row(size, *(f"{row[name]:.2f}" if name in row else "" for name in names))
+    return table
 
 
 def progress_bar(unit: str) -> Progress:

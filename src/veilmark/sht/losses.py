@@ -113,7 +113,7 @@ class DHLNLoss:
         self.eyes = get_scheme(scheme).inter_ocular
 
     def __call__(self, output: DHLNOutput, batch: Batch) -> Losses:
-        """The losses of one batch. Faces without labels count in the hallucination only; no-faces in trust only."""
+        """The losses of one batch. Faces without labels count in the hallucination only, no-faces in trust only."""
         weights, last = self.weights, len(output.stages) - 1
         counted = (batch.labelled & batch.is_face).float()
         share = counted / counted.sum().clamp_min(1)

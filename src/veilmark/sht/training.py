@@ -20,12 +20,16 @@ from torch import Tensor, nn
 
 from veilmark.run.checkpoints import pack_optimizer, read_tensors, unpack_optimizer, write_tensors
 from veilmark.run.folder import RunFolder
-from veilmark.run.progress import progress_bar, say
+from veilmark.run.progress import console, figures_table, progress_bar
 from veilmark.sht.losses import Batch, Losses
 from veilmark.sht.samples import TrainingFaces
 
 Network = TypeVar("Network", bound=nn.Module)
 Precision = Literal["auto", "32-true", "bf16-mixed"]
+
+
+_NOTE_EVERY = 10
+"""Steps between two notes on the progress bar."""
 
 
 class Schedule(BaseModel):
@@ -197,11 +201,7 @@ class Trainer(Generic[Network]):
     def _validate(self) -> dict[str, dict[str, float]]:
         figures = self.validate(self.average)
         self.run.log({"step": self.step, "epoch": self.step / self.per_epoch, "validation": figures})
-        line = "; ".join(
-            f"{size} px: " + ", ".join(f"{name} {value:.2f}" for name, value in row.items())
-            for size, row in figures.items()
-        )
-        say(f"epoch {self.step // self.per_epoch}: {line}")
+        console.print(figures_table(f"validation after epoch {self.step / self.per_epoch:.0f}", figures))
         return figures
 
     def fit(self) -> Network:
@@ -250,12 +250,14 @@ class Trainer(Generic[Network]):
                         "seconds": self.seconds,
                     }
                     self.run.log(record)
-                    bar.update(task, note=f"loss {record['loss']:.3f}, {speed:.0f} images/s")
                     if last or self.step % (self.per_epoch * self.schedule.validate_epochs) == 0:
                         self._validate()
                         tick = time.monotonic()
                     began, waited, since = time.monotonic(), 0.0, self.step
                 bar.update(task, completed=self.step)
+                if self.step % _NOTE_EVERY == 0 and self.step > since:
+                    pace = (self.step - since) * self.schedule.batch / max(1e-9, now - began)
+                    bar.update(task, note=f"loss {float(losses.total.detach()):.3f}, {pace:.0f} images/s")
                 if last or stop.is_set() or now - saved > 60 * self.schedule.checkpoint_minutes:
                     self.save()
                     saved = time.monotonic()
