@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from veilmark.faces.crop import BoxError, Crop, check_box, points_box
+from veilmark.faces.crop import BoxError, Crop, check_box, overlap, points_box
 
 coordinates = st.floats(-500, 500)
 lengths = st.floats(1, 800)
@@ -173,3 +173,35 @@ def test_check_box_accepts(box: tuple[float, ...]) -> None:
 def test_points_box_is_tight() -> None:
     points = np.array([[[3.0, 8.0], [1.0, 9.0]], [[5.0, 5.0], [6.0, 4.0]]])
     np.testing.assert_array_equal(points_box(points), [[1, 8, 3, 9], [5, 4, 6, 5]])
+
+
+@pytest.mark.parametrize(("width", "height"), [(40_000, 8), (8, 40_000)])
+def test_a_very_long_picture_can_be_cropped(width, height):
+    """OpenCV's own warp takes no picture of 32,767 px or more."""
+    image = np.zeros((height, width, 3), dtype=np.uint8)
+    x, y = (width - 20, 4) if width > height else (4, height - 20)
+    image[:, :] = 50
+    crop = Crop.from_square(x, y, 8, size=16)
+    assert crop.sample(image).min() == crop.sample(image).max() == 50
+
+
+def test_a_square_far_larger_than_its_crop_is_averaged():
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)
+    image = coarse.repeat(100, axis=0).repeat(100, axis=1)
+    sampled = Crop.from_square(800, 800, 1600, size=16).sample(image)
+    np.testing.assert_allclose(sampled.astype(int), coarse, atol=2)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "expected"),
+    [
+        ((0, 0, 10, 10), (0, 0, 10, 10), 1.0),
+        ((0, 0, 10, 10), (5, 0, 15, 10), 1 / 3),
+        ((0, 0, 10, 10), (10, 0, 20, 10), 0.0),  # they touch
+        ((0, 0, 10, 10), (2, 2, 4, 4), 0.04),  # one inside the other
+        ((3, 3, 3, 3), (3, 3, 3, 3), 0.0),  # no area at all
+    ],
+)
+def test_overlap(a, b, expected):
+    assert overlap(np.array(a, float), np.array(b, float)) == pytest.approx(expected)

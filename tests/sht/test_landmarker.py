@@ -65,6 +65,13 @@ def test_refining_looks_again_around_the_first_points(tiny_weights):
     np.testing.assert_allclose(twice.boxes[0], [*low, *high], atol=1e-3)
 
 
+def test_a_face_that_two_boxes_lead_to_is_reported_once(tiny_weights):
+    twins = Boxes((30, 20, 80, 70), (31, 20, 81, 70))
+    assert len(landmarker(tiny_weights, twins, refine=False)(picture())) == 1
+    apart = Boxes((30, 20, 80, 70), (5, 5, 25, 25))
+    assert len(landmarker(tiny_weights, apart, refine=False)(picture())) == 2
+
+
 def test_mirroring_makes_the_answer_the_same_for_the_mirrored_picture(tiny_weights):
     tool = landmarker(tiny_weights, "none", refine=False)
     square = picture(64, 64)

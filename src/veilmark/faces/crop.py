@@ -119,13 +119,16 @@ class Crop:
         Returns:
             ``(size, size, 3)`` uint8.
         """
-        finer = max(1, math.ceil(1 / self.scale - 1e-6))
-        linear = self.matrix[:, :2] * finer
+        part, origin, factor = self._surroundings(image)
+        scale = self.scale * factor
+        finer = max(1, math.ceil(1 / scale - 1e-6))
+        linear = self.matrix[:, :2] * factor * finer
+        shift = self.matrix[:, :2] @ origin + self.matrix[:, 2]
         # OpenCV counts from pixel centres, the contract from pixel corners: half a pixel on both sides.
-        offset = self.matrix[:, 2] * finer + linear @ np.array([0.5, 0.5]) - 0.5
+        offset = shift * finer + linear @ np.array([0.5, 0.5]) - 0.5
         side = self.size * finer
         warped = cv2.warpAffine(
-            image,
+            part,
             np.concatenate([linear, offset[:, None]], axis=1),
             (side, side),
             flags=cv2.INTER_CUBIC if finer == 1 else cv2.INTER_LINEAR,
@@ -135,11 +138,40 @@ class Crop:
             warped = cv2.resize(warped, (self.size, self.size), interpolation=cv2.INTER_AREA)
         return np.asarray(warped, dtype=np.uint8)
 
+    def _surroundings(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float64], int]:
+        """The part of a picture that the crop can reach, averaged by a whole factor where it is far too fine.
+
+        OpenCV's warp takes no picture of 32,767 px or more, and its time grows with the area that is sampled.
+
+        Returns:
+            The part, its left and top edge in the picture, and picture pixels per pixel of the part.
+        """
+        corners = self.to_image(np.array([[0, 0], [self.size, 0], [0, self.size], [self.size, self.size]]))
+        extent = np.array(image.shape[1::-1])
+        low = np.clip(np.floor(corners.min(axis=0)) - 3, 0, extent - 1).astype(int)
+        high = np.maximum(np.clip(np.ceil(corners.max(axis=0)) + 3, 0, extent).astype(int), low + 1)
+        part = image[low[1] : high[1], low[0] : high[0]]
+        factor = max(1, int(1 / (4 * self.scale) + 1e-6))
+        if factor > 1:
+            # Whole averages need whole tiles: the last pixels are repeated.
+            part = np.pad(part, ((0, -part.shape[0] % factor), (0, -part.shape[1] % factor), (0, 0)), mode="edge")
+            smaller = (part.shape[1] // factor, part.shape[0] // factor)
+            part = np.asarray(cv2.resize(part, smaller, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+        return np.ascontiguousarray(part), low.astype(np.float64), factor
+
 
 def points_box(points: NDArray[np.floating]) -> NDArray[np.float32]:
     """The tight box of landmark points: ``(..., k, 2)`` to ``(..., 4)`` xyxy."""
     low, high = points.min(axis=-2), points.max(axis=-2)
     return np.concatenate([low, high], axis=-1).astype(np.float32)
+
+
+def overlap(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
+    """Intersection over union of two boxes ``x0, y0, x1, y1``, 0 to 1."""
+    low, high = np.maximum(a[:2], b[:2]), np.minimum(a[2:], b[2:])
+    shared = float(np.prod(np.clip(high - low, 0, None)))
+    both = float(np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2])) - shared
+    return shared / both if both > 0 else 0.0
 
 
 def check_box(box: NDArray[np.floating] | tuple[float, ...], width: int, height: int) -> None:

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from veilmark.faces.crop import MARGIN, SMALLEST_BOX
+from veilmark.faces.crop import MARGIN, SMALLEST_BOX, overlap
 from veilmark.run.errors import ConfigError, WeightsError
 
 Image = NDArray[np.uint8]
@@ -125,15 +125,9 @@ def _keep_best(boxes: Boxes, scores: NDArray[np.float32], width: int, height: in
     boxes, scores = boxes[inside & large], scores[inside & large]
     kept: list[int] = []
     for index in np.argsort(-scores, kind="stable"):
-        if all(_overlap(boxes[index], boxes[other]) < _SAME_FACE for other in kept):
+        if all(overlap(boxes[index], boxes[other]) < _SAME_FACE for other in kept):
             kept.append(int(index))
     return Faces(boxes[kept], scores[kept])
-
-
-def _overlap(one: Boxes, other: Boxes) -> float:
-    """Intersection over union."""
-    shared = np.maximum(0, np.minimum(one[2:], other[2:]) - np.maximum(one[:2], other[:2])).prod()
-    return float(shared / ((one[2:] - one[:2]).prod() + (other[2:] - other[:2]).prod() - shared))
 
 
 class HaarFinder:

@@ -97,6 +97,21 @@ class ErrorHead(nn.Module):
         return torch.exp(self.calibration[0] + self.calibration[1] * claim) * size
 
 
+_CARD = """---
+{{ card_data }}
+---
+
+# DHLN
+
+Facial landmarks, their expected errors and a hallucinated face, from faces of 16 to 128 px. Load with
+`veilmark.Landmarker("THIS FOLDER")`, or `veilmark detect --weights THIS_FOLDER`.
+
+A hallucinated face is the most likely one given the training faces: it is no evidence of anybody's looks.
+The packaged weights were trained on frames of YouTube Faces (Wolf, Hassner and Maoz 2011), which are released for
+research; take these weights as bound to the same use. Data, recipe and figures: `docs/model-card.md`.
+"""
+
+
 class DHLN(
     nn.Module,
     PyTorchModelHubMixin,
@@ -104,7 +119,7 @@ class DHLN(
     license="other",
     license_name="research-data",
     tags=["facial-landmarks", "face-hallucination"],
-    repo_url="",
+    model_card_template=_CARD,
 ):
     """Dual Hallucination Learning Network.
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 import veilmark
 from veilmark.faces.cache import FaceCache
-from veilmark.faces.crop import MARGIN
+from veilmark.faces.crop import MARGIN, overlap
 from veilmark.faces.datasets import Face, FaceSet
 from veilmark.faces.degrade import shrink
 from veilmark.faces.images import ImageError, read_image, write_png
@@ -117,13 +117,6 @@ def _mean_shape(landmarker: Landmarker, count: int) -> Prediction:
     return Prediction(points, np.ones(points.shape[:2]), np.zeros(count), None)
 
 
-def _overlap(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
-    """Intersection over union of two boxes."""
-    low, high = np.maximum(a[:2], b[:2]), np.minimum(a[2:], b[2:])
-    shared = float(np.prod(np.clip(high - low, 0, None)))
-    return shared / max(1e-9, float(np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2])) - shared)
-
-
 def jittered(box: NDArray[np.floating], rng: np.random.Generator) -> NDArray[np.float64]:
     """The box moved and resized, each by up to 10 % of its longer side."""
     x0, y0, x1, y1 = (float(v) for v in box)
@@ -161,7 +154,7 @@ def find_small(face: Face, image: NDArray[np.uint8], size: int, landmarker: Land
     factor = np.array([small_size[0] / width, small_size[1] / height])
     true_box = face.box.astype(np.float64) * np.tile(factor, 2)
     boxes = landmarker.finder.find(small).boxes
-    overlaps = [_overlap(box.astype(np.float64), true_box) for box in boxes]
+    overlaps = [overlap(box.astype(np.float64), true_box) for box in boxes]
     if overlaps and max(overlaps) >= _MATCH:
         return FoundFace(small, boxes[int(np.argmax(overlaps))].astype(np.float64), factor, True)
     return FoundFace(small, jittered(true_box, rng_for(0, size, number)), factor, False)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from veilmark.faces.crop import MARGIN, Crop, check_box, points_box
+from veilmark.faces.crop import MARGIN, Crop, check_box, overlap, points_box
 from veilmark.faces.finders import Finder, create_finder
 from veilmark.faces.images import read_image
 from veilmark.landmarks.result import Landmarks
@@ -20,6 +20,9 @@ from veilmark.sht.inference import Prediction, predict
 from veilmark.sht.pretrained import DEFAULT_WEIGHTS, load_dhln
 
 Image = NDArray[np.uint8]
+
+_SAME_FACE = 0.5
+"""Intersection over union from which two boxes show one face."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,15 @@ def choose_device(device: str) -> torch.device:
     if chosen.type not in ("cpu", "cuda") or (chosen.type == "cuda" and not torch.cuda.is_available()):
         raise ConfigError(f"device {device!r} is not available here; use --device cpu")
     return chosen
+
+
+def _distinct(rows: list[int], boxes: NDArray[np.floating]) -> list[int]:
+    """Leaves out faces that a second look has led to the box of a face before them."""
+    kept: list[int] = []
+    for row in rows:
+        if all(overlap(boxes[row], boxes[other]) < _SAME_FACE for other in kept):
+            kept.append(row)
+    return kept
 
 
 class Landmarker:
@@ -156,7 +168,7 @@ class Landmarker:
         self, rows: list[int], boxes: NDArray[np.floating], prediction: Prediction, crops: list[Crop]
     ) -> Detection:
         """The faces of one picture, most trusted first."""
-        rows = sorted(rows, key=lambda row: -prediction.trust[row])
+        rows = _distinct(sorted(rows, key=lambda row: -prediction.trust[row]), boxes)
         own = [crops[row] for row in rows]
         if not rows:
             return Detection(Landmarks.empty(self.model.scheme), None, [])
