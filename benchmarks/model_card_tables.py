@@ -1,0 +1,90 @@
+"""Prints the tables of the model card and the README from the committed results.
+
+python benchmarks/model_card_tables.py
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import typer
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def _read(name: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((RESULTS / name).read_text(encoding="utf-8"))
+    return content
+
+
+def _rows(metrics: dict[str, Any], method: str, box: str) -> dict[int, dict[str, Any]]:
+    return {row["size"]: row for row in metrics["landmarks"] if (row["method"], row["box"]) == (method, box)}
+
+
+def _table(*columns: str) -> None:
+    typer.echo("| " + " | ".join(columns) + " |")
+
+
+def _ruled(*columns: str) -> None:
+    _table(*columns)
+    _table(*("---" for _ in columns))
+
+
+def _with_interval(row: dict[str, Any]) -> str:
+    low, high = row["nme_interval95"]
+    return f"{row['nme']:.2f} ({low:.2f} to {high:.2f})"
+
+
+def landmarks(metrics: dict[str, Any]) -> None:
+    """NME and its company, by size and box."""
+    data = metrics["protocol"]
+    typer.echo(f"\n{data['data']}: {data['faces']} faces of {data['people']} people, {data['date']}\n")
+    _ruled("face px", "box", "NME % (95 %)", "median", "FR10 %", "AUC10 %", "calibration")
+    for box in ("finder", "annotated"):
+        for size, row in _rows(metrics, "dhln", box).items():
+            figures = (f"{row[name]:.2f}" for name in ("nme_median", "fr10", "auc10", "calibration"))
+            _table(str(size), box, _with_interval(row), *figures)
+    mean = next(iter(_rows(metrics, "mean shape", "annotated").values()))
+    _table("any", "annotated, mean shape", _with_interval(mean), f"{mean['nme_median']:.2f}", f"{mean['fr10']:.2f}",
+           f"{mean['auc10']:.2f}", "")  # fmt: skip
+
+
+def floor(metrics: dict[str, Any], hourglass: dict[str, Any]) -> None:
+    """DHLN beside the plain hourglass."""
+    typer.echo(
+        f"\nplain two-stack hourglass: {hourglass['parameters'] / 1e6:.2f} M parameters, "
+        f"{hourglass['seconds'] / 60:.0f} minutes, {hourglass['epochs']} epochs\n"
+    )
+    _ruled("face px", "DHLN, NME %", "FR10 %", "plain hourglass, NME %", "FR10 %")
+    ours = _rows(metrics, "dhln", "annotated")
+    for row in hourglass["landmarks"]:
+        own = ours[row["size"]]
+        _table(str(row["size"]), *(f"{v:.2f}" for v in (own["nme"], own["fr10"], row["nme"], row["fr10"])))
+
+
+def pictures(metrics: dict[str, Any]) -> None:
+    """PSNR and SSIM beside bicubic enlarging."""
+    typer.echo("")
+    _ruled("face px", "PSNR RGB", "bicubic", "gain dB", "SSIM RGB", "bicubic", "PSNR Y", "bicubic")
+    for row in metrics["hallucination"]:
+        gain = row["psnr_rgb"] - row["bicubic_psnr_rgb"]
+        _table(
+            str(row["size"]), f"{row['psnr_rgb']:.2f}", f"{row['bicubic_psnr_rgb']:.2f}", f"{gain:.2f}",
+            f"{row['ssim_rgb']:.3f}", f"{row['bicubic_ssim_rgb']:.3f}", f"{row['psnr_y']:.2f}",
+            f"{row['bicubic_psnr_y']:.2f}",
+        )  # fmt: skip
+
+
+def main() -> None:
+    """Prints every table."""
+    report = _read("dhln-ytf68-report.json")
+    for metrics in (report, _read("dhln-ytf68-val.json")):
+        landmarks(metrics)
+        pictures(metrics)
+    floor(report, _read("plain-hourglass-report.json"))
+
+
+if __name__ == "__main__":
+    main()
