@@ -44,7 +44,7 @@ def faces_folder(tmp_path):
 
 TINY = [
     "network.size=64", "network.structure_widths=[16,32,32]", "network.detail_widths=[16,32]", "schedule.epochs=1",
-    "schedule.batch=2", "finish=null", "validate_sizes=[16,64]", "schedule.precision=32-true",
+    "schedule.batch=2", "validate_sizes=[16,64]", "schedule.precision=32-true",
 ]  # fmt: skip
 
 

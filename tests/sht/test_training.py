@@ -51,12 +51,12 @@ def test_a_training_leaves_weights_that_load_and_a_log(synthetic_ytf68, tmp_path
 class _StopAt:
     """Ctrl-C after some steps: the signal that a person's keyboard sends."""
 
-    def __init__(self, monkeypatch, step, part="last"):
+    def __init__(self, monkeypatch, step):
         original = Trainer._learn
 
         def learn(trainer, batch):
             losses = original(trainer, batch)
-            if trainer.step == step and trainer._checkpoint.stem == part:
+            if trainer.step == step:
                 signal.raise_signal(signal.SIGINT)
             return losses
 
@@ -93,7 +93,7 @@ def test_a_killed_training_loses_at_most_the_last_interval(synthetic_ytf68, tmp_
     sets = [
         f"network.size={NETWORK['size']}", "network.structure_widths=[16,32,32]", "network.detail_widths=[16,32]",
         "schedule.epochs=4", "schedule.batch=2", "schedule.validate_epochs=3", "schedule.precision=32-true",
-        "schedule.checkpoint_minutes=1e-6", "validate_sizes=[16,64]", "schedule.lr=0.001", "schedule.ema=0.999", "finish=null",
+        "schedule.checkpoint_minutes=1e-6", "validate_sizes=[16,64]", "schedule.lr=0.001", "schedule.ema=0.999",
     ]  # fmt: skip
     command = [sys.executable, "-m", "veilmark.cli", "train", "dhln-ytf68", "--data", str(synthetic_ytf68)]
     command += ["--out", str(run), "--cache", str(cache), *(part for s in sets for part in ("--set", s))]
@@ -112,27 +112,6 @@ def test_a_killed_training_loses_at_most_the_last_interval(synthetic_ytf68, tmp_
     other, _ = read_tensors(run / "weights" / "model.safetensors")
     for name, tensor in one.items():
         torch.testing.assert_close(tensor, other[name], rtol=0, atol=0, msg=name)
-
-
-def test_the_finish_paints_on_and_moves_no_landmark(synthetic_ytf68, tmp_path, monkeypatch):
-    cache = tmp_path / "cache"
-    plain = train_dhln(tiny(), synthetic_ytf68, RunFolder(tmp_path / "plain"), cache, resume=False)
-    finished = tiny().model_copy(update={"finish": tiny(epochs=2, lr=0.01).schedule})
-    whole = train_dhln(finished, synthetic_ytf68, RunFolder(tmp_path / "whole"), cache, resume=False)
-    before, after = load_dhln(plain.weights), load_dhln(whole.weights)
-    face = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(before(face).points, after(face).points)
-    assert not torch.equal(before(face).face, after(face).face)
-    steps = [r["step"] for r in RunFolder(tmp_path / "whole").read_log() if "loss" in r]
-    assert steps == [4, 8, 12, 16, 20]
-    with monkeypatch.context() as patch:
-        _StopAt(patch, 5, part="finish")
-        with pytest.raises(Interrupted):
-            train_dhln(finished, synthetic_ytf68, RunFolder(tmp_path / "broken"), cache, resume=False)
-    again = train_dhln(finished, synthetic_ytf68, RunFolder(tmp_path / "broken"), cache, resume=True)
-    one, _ = read_tensors(whole.weights / "model.safetensors")
-    other, _ = read_tensors(again.weights / "model.safetensors")
-    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
 def test_a_run_is_not_overwritten_and_not_resumed_as_another(synthetic_ytf68, tmp_path):

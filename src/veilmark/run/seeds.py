@@ -10,6 +10,7 @@ def rng_for(seed: int, *parts: int) -> np.random.Generator:
 
     Args:
         seed: The run's seed, 0 or more.
-        parts: Whole numbers, 0 or more, that name the purpose.
+        parts: Whole numbers, 0 or more, that name the purpose. Names that differ only by zeros at their end
+            are the same name to numpy's SeedSequence: purposes need parts of one number.
     """
     return np.random.default_rng([seed, *parts])

@@ -58,20 +58,7 @@ class NetworkConfig(BaseModel):
 
 
 class DHLNTraining(BaseModel):
-    """The config of a training of DHLN.
-
-    Attributes:
-        kind: What is trained.
-        seed: Seed of the weights and of every draw.
-        data: Which faces.
-        network: Which network.
-        samples: How faces are drawn.
-        losses: How much each loss counts.
-        schedule: How long and how fast everything learns.
-        finish: A second schedule in which only the last detail block and its painter go on learning to paint.
-            No landmark depends on them, so none changes.
-        validate_sizes: Face sizes in pixels that validations look at.
-    """
+    """The config of a training of DHLN."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     kind: Literal["dhln"] = "dhln"
@@ -81,7 +68,6 @@ class DHLNTraining(BaseModel):
     samples: SampleConfig = SampleConfig()
     losses: Weights = Weights()
     schedule: Schedule = Schedule()
-    finish: Schedule | None = None
     validate_sizes: tuple[int, ...] = (16, 32, 128)
 
 
@@ -163,18 +149,6 @@ def fit_calibration(model: DHLN, faces: ReferenceFaces, sizes: tuple[int, ...]) 
     calibration.copy_(fitted.detach().float())
 
 
-_PAINTING = Weights(points=0, heatmaps=0, claim=0, trust=0, early=0)
-
-
-def freeze_all_but_the_last_painting(model: DHLN) -> None:
-    """Leaves only those parts learning on which no landmark depends: the last stage's painting."""
-    model.requires_grad_(False)
-    parts = [model.detail, model.paint, model.guide if model.heatmap_guidance else None]
-    for part in parts:
-        if part is not None:
-            part[-1].requires_grad_(True)
-
-
 def train_dhln(config: DHLNTraining, data: Path, run: RunFolder, cache: Path, resume: bool) -> Trained:
     """Trains, calibrates and writes the weights.
 
@@ -218,14 +192,7 @@ def train_dhln(config: DHLNTraining, data: Path, run: RunFolder, cache: Path, re
     )
     if resume and trainer.restore():
         say(f"going on from step {trainer.step} of {trainer.steps}")
-    trained, seconds = trainer.fit(), trainer.seconds
-    if config.finish is not None and config.network.detail:
-        freeze_all_but_the_last_painting(trained)
-        paint = DHLNLoss(_PAINTING, model.scheme, model.size, model.map_stride)
-        finisher = Trainer(run, trained, paint, faces, config.finish, validate, "finish", trainer.steps)
-        if resume and finisher.restore():
-            say(f"going on from step {finisher.step} of {finisher.steps} of the finish")
-        trained, seconds = finisher.fit(), seconds + finisher.seconds
+    trained = trainer.fit()
     fit_calibration(trained, reference, config.validate_sizes)
     figures = validate(trained)
     weights = run.path / "weights"
@@ -238,7 +205,7 @@ def train_dhln(config: DHLNTraining, data: Path, run: RunFolder, cache: Path, re
             "parameters": sum(p.numel() for p in trained.parameters()),
             "faces": len(train_cache),
             "people": len(learned.people),
-            "seconds": round(seconds, 1),
+            "seconds": round(trainer.seconds, 1),
             "validation": figures,
             "skipped": skipped,
         },

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 import torch
@@ -85,9 +86,8 @@ def choose_precision(precision: Precision, device: torch.device) -> Literal["32-
 
 def make_optimizer(model: nn.Module, schedule: Schedule) -> torch.optim.AdamW:
     """AdamW with weight decay on matrices and kernels, none on norms and biases."""
-    learning = [p for p in model.parameters() if p.requires_grad]
-    decayed = [p for p in learning if p.ndim > 1]
-    free = [p for p in learning if p.ndim <= 1]
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    free = [p for p in model.parameters() if p.ndim <= 1]
     groups = [
         {"params": decayed, "weight_decay": schedule.weight_decay},
         {"params": free, "weight_decay": 0.0},
@@ -123,8 +123,6 @@ class Trainer(Generic[Network]):
         faces: The training faces.
         schedule: How long and how fast.
         validate: Maps the averaged network to figures, a size to its own; called every few epochs.
-        checkpoint: Name of the checkpoint, where a run trains in several parts.
-        first_step: Steps of the parts before this one, for the log.
     """
 
     def __init__(
@@ -135,8 +133,6 @@ class Trainer(Generic[Network]):
         faces: TrainingFaces,
         schedule: Schedule,
         validate: Callable[[Network], dict[str, dict[str, float]]],
-        checkpoint: str = "last",
-        first_step: int = 0,
     ) -> None:
         if schedule.threads:
             torch.set_num_threads(schedule.threads)
@@ -145,7 +141,6 @@ class Trainer(Generic[Network]):
         precision = choose_precision(schedule.precision, device)
         self.fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)
         self.run, self.loss, self.faces, self.schedule, self.validate = run, loss, faces, schedule, validate
-        self._checkpoint, self._first_step = run.checkpoints / f"{checkpoint}.safetensors", first_step
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(model).to(device).requires_grad_(False)
         self.model, self.optimizer = self.fabric.setup(model, make_optimizer(model, schedule))
@@ -153,6 +148,10 @@ class Trainer(Generic[Network]):
         self.steps = self.per_epoch * schedule.epochs
         self.step = 0
         self.seconds = 0.0
+
+    @property
+    def _checkpoint(self) -> Path:
+        return self.run.checkpoints / "last.safetensors"
 
     def save(self) -> None:
         """Writes the checkpoint: weights, their average, the optimiser's state, the step."""
@@ -174,7 +173,7 @@ class Trainer(Generic[Network]):
         self.average.load_state_dict(part("average."))
         unpack_optimizer(self.optimizer, part("optimizer."))
         self.step, self.seconds = int(metadata["step"]), float(metadata["seconds"])
-        self.run.keep_log(self._first_step + self.step)
+        self.run.keep_log(self.step)
         return True
 
     def _batch(self, step: int) -> Batch:
@@ -199,15 +198,10 @@ class Trainer(Generic[Network]):
             )
         return losses
 
-    def _reached(self) -> dict[str, float]:
-        """Step and epoch, counted over all parts of the run."""
-        step = self._first_step + self.step
-        return {"step": step, "epoch": step / self.per_epoch}
-
     def _validate(self) -> dict[str, dict[str, float]]:
         figures = self.validate(self.average)
-        self.run.log({**self._reached(), "validation": figures})
-        console.print(figures_table(f"validation after epoch {self._reached()['epoch']:.0f}", figures))
+        self.run.log({"step": self.step, "epoch": self.step / self.per_epoch, "validation": figures})
+        console.print(figures_table(f"validation after epoch {self.step / self.per_epoch:.0f}", figures))
         return figures
 
     def fit(self) -> Network:
@@ -244,7 +238,11 @@ class Trainer(Generic[Network]):
                 epoch_done = self.step % self.per_epoch == 0
                 if epoch_done or last:
                     speed = (self.step - since) * self.schedule.batch / (now - began)
-                    record = {**self._reached(), "loss": float(losses.total.detach())}
+                    record = {
+                        "step": self.step,
+                        "epoch": self.step / self.per_epoch,
+                        "loss": float(losses.total.detach()),
+                    }
                     record |= {f"loss_{name}": float(value) for name, value in losses.parts.items()}
                     record |= {
                         "images_per_second": speed,
