@@ -265,23 +265,27 @@ def contact_sheet(tiles: Sequence[tuple[NDArray[np.uint8], str]], columns: int, 
     side = max(128, *(max(image.shape[:2]) for image, _ in tiles))
     gap = side // 10
     # Matplotlib brings DejaVu Sans along, so captions look the same on every machine.
-    font = ImageFont.truetype(font_manager.findfont("DejaVu Sans"), size=max(12, side // 10))
+    scales = [side / max(image.shape[:2]) for image, _ in tiles]
+    shapes = [
+        (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+        for (image, _), scale in zip(tiles, scales, strict=True)
+    ]
+    tall = max(shape[1] for shape in shapes)
+    font = ImageFont.truetype(font_manager.findfont("DejaVu Sans"), size=max(12, tall // 10))
     ruler = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     boxes = [ruler.multiline_textbbox((0, 0), caption, font=font) for _, caption in tiles]
     width = math.ceil(max(side, *(right for _, _, right, _ in boxes)))
-    height = side + gap // 2 + math.ceil(max(bottom for _, _, _, bottom in boxes))
+    height = tall + gap // 2 + math.ceil(max(bottom for _, _, _, bottom in boxes))
     columns = min(columns, len(tiles))
     rows = math.ceil(len(tiles) / columns)
     sheet = Image.new("RGB", (gap + columns * (width + gap), gap + rows * (height + gap)), "white")
     pen = ImageDraw.Draw(sheet)
-    for i, (image, caption) in enumerate(tiles):
+    for i, ((image, caption), shape) in enumerate(zip(tiles, shapes, strict=True)):
         x = gap + (i % columns) * (width + gap)
         y = gap + (i // columns) * (height + gap)
-        scale = side / max(image.shape[:2])
-        shape = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
         picture = Image.fromarray(image).convert("RGB").resize(shape, Image.Resampling.NEAREST)
-        sheet.paste(picture, (x + (width - shape[0]) // 2, y + (side - shape[1]) // 2))
+        sheet.paste(picture, (x + (width - shape[0]) // 2, y + (tall - shape[1]) // 2))
         pen.multiline_text(
-            (x + width / 2, y + side + gap // 2), caption, fill=_INK, font=font, anchor="ma", align="center"
+            (x + width / 2, y + tall + gap // 2), caption, fill=_INK, font=font, anchor="ma", align="center"
         )
     return write_atomically(path, lambda out: sheet.save(out, format="PNG"))

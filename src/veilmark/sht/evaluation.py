@@ -214,7 +214,9 @@ def _examples(
             )
             drawn = draw_landmarks(reference, boxed, scale=2, boxes=False)
             plain = cv2.resize(small, drawn.shape[1::-1], interpolation=cv2.INTER_NEAREST)
-            tiles.append((np.hstack([plain, drawn]).astype(np.uint8), f"{label}: {nmes[row]:.1f} % {faces.names[row]}"))
+            tiles.append(
+                (np.hstack([plain, drawn]).astype(np.uint8), f"{label}: {nmes[row]:.1f} %, {faces.names[row]}")
+            )
     return tiles
 
 
