@@ -20,7 +20,8 @@ def _read(name: str) -> dict[str, Any]:
 
 
 def _rows(metrics: dict[str, Any], method: str, box: str) -> dict[int, dict[str, Any]]:
-    return {row["size"]: row for row in metrics["landmarks"] if (row["method"], row["box"]) == (method, box)}
+    rows = metrics["landmarks"] + metrics["mean_shape"]
+    return {row["size"]: row for row in rows if (row["method"], row["box"]) == (method, box)}
 
 
 def _table(*columns: str) -> None:

@@ -76,7 +76,7 @@ def test_train_then_evaluate_then_detect(verb, synthetic_ytf68, faces_folder, tm
     code, text = verb("evaluate", *data, "--split", "select", "--weights", weights, *sizes, "--out", scored)
     assert code == 0, text
     metrics = json.loads((scored / "metrics.json").read_text())
-    rows = {(r["method"], r["box"], r["size"]): r for r in metrics["landmarks"]}
+    rows = {(r["method"], r["box"], r["size"]): r for r in metrics["landmarks"] + metrics["mean_shape"]}
     assert set(rows) == {
         (m, b, s)
         for m, b in [("dhln", "annotated"), ("mean shape", "annotated"), ("dhln", "finder")]

@@ -90,4 +90,5 @@ class Evaluation(BaseModel):
 
     protocol: dict[str, JsonValue]
     landmarks: list[LandmarkScore]
+    mean_shape: list[LandmarkScore] = []
     hallucination: list[HallucinationScore] = []

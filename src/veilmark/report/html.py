@@ -256,4 +256,5 @@ def write_evaluation_report(run: Path) -> Path:
     """
     found = {name for name in ("nme_by_size.png", "ced.png", "faces.png") if (run / name).exists()}
     evaluation = _read(run / "metrics.json", Evaluation)
+    evaluation.landmarks.extend(evaluation.mean_shape)
     return _write(run, "evaluation.html.j2", name=run.resolve().name, evaluation=evaluation, found=found)

@@ -34,6 +34,9 @@ from veilmark.sht.protocol import ReferenceFaces, bicubic, score_points
 JITTER = 0.1
 """Where the finder finds no face, the annotated box is moved and resized by up to this share of its side."""
 
+MEAN_SHAPE = "mean shape"
+"""The method that puts the mean face of the training people into the box."""
+
 _MATCH = 0.3
 """Smallest intersection over union at which a found box is the annotated face."""
 
@@ -76,7 +79,13 @@ class Evaluation:
             captions[f"{number:02d}.png"] = caption
             write_png(folder / "examples" / f"{number:02d}.png", image)
         write_json(folder / "examples" / "captions.json", captions)
-        metrics = {"protocol": self.protocol, "landmarks": self.landmarks, "hallucination": self.hallucination}
+        # The floor has a list of its own, so that size and box name one row of `landmarks`.
+        metrics = {
+            "protocol": self.protocol,
+            "landmarks": [row for row in self.landmarks if row["method"] != MEAN_SHAPE],
+            "mean_shape": [row for row in self.landmarks if row["method"] == MEAN_SHAPE],
+            "hallucination": self.hallucination,
+        }
         write_json(folder / "metrics.json", metrics)
 
     def add(self, method: str, box: str, size: int, scored: LandmarkMetrics, people: Sequence[str]) -> None:
@@ -253,7 +262,7 @@ def evaluate(
         prediction = predict(model, small, mirror=landmarker.mirror, hallucinate=paint, batch=landmarker.batch)
         result.add("dhln", "annotated", size, score_points(prediction, reference, scheme), reference.people)
         mean = score_points(_mean_shape(landmarker, len(reference)), reference, scheme)
-        result.add("mean shape", "annotated", size, mean, reference.people)
+        result.add(MEAN_SHAPE, "annotated", size, mean, reference.people)
         result.landmarks[-1]["calibration"] = None
         if prediction.faces is not None and size < model.size:
             painted, plain = ImageMetrics(), ImageMetrics()
