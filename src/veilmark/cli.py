@@ -113,7 +113,7 @@ def detect(
 ) -> None:
     """Find landmarks in pictures and videos.
 
-    Points are in pixels of the original picture, each with its expected error. Unreadable pictures are
+    PATHS are files, folders, patterns such as `photos/*.jpg`, and videos. Points are in pixels of the original picture, each with its expected error. Unreadable pictures are
     skipped and listed (exit code 1); exit code 2 if no picture had a face.
 
     Example: `veilmark detect photos/ holiday.jpg --draw --out found`
@@ -127,7 +127,7 @@ def detect(
     )
     say(
         f"{summary.faces} faces in {summary.pictures} pictures and frames; "
-        f"{len(summary.without)} had none; written to {escape(str(out))}"
+        f"{len(summary.without)} had none" + (f"; written to {escape(str(out))}" if summary.pictures else "")
     )
     for name in summary.without[:10]:
         say(f"  no face: {escape(name)}")
@@ -152,7 +152,7 @@ def train(
 ) -> None:
     """Train a network; Ctrl-C and `--resume` at any time.
 
-    Writes the run folder: config.yaml, metrics.jsonl, checkpoints, weights, report.html.
+    RECIPE is the name of a packaged recipe, such as dhln-ytf68. Writes the run folder: config.yaml, metrics.jsonl, checkpoints, weights, report.html.
 
     Example: `veilmark train dhln-ytf68 --data ytf68 --set schedule.epochs=3`
     """
