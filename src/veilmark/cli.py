@@ -113,8 +113,9 @@ def detect(
 ) -> None:
     """Find landmarks in pictures and videos.
 
-    PATHS are files, folders, patterns such as `photos/*.jpg`, and videos. Points are in pixels of the original picture, each with its expected error. Unreadable pictures are
-    skipped and listed (exit code 1); exit code 2 if no picture had a face.
+    PATHS are files, folders, patterns such as `photos/*.jpg`, and videos. Points are in pixels of the original
+    picture, each with its expected error. Unreadable pictures are skipped and listed (exit code 1); exit code 2
+    if no picture had a face.
 
     Example: `veilmark detect photos/ holiday.jpg --draw --out found`
     """
@@ -152,7 +153,8 @@ def train(
 ) -> None:
     """Train a network; Ctrl-C and `--resume` at any time.
 
-    RECIPE is the name of a packaged recipe, such as dhln-ytf68. Writes the run folder: config.yaml, metrics.jsonl, checkpoints, weights, report.html.
+    RECIPE is the name of a packaged recipe, such as dhln-ytf68. Writes the run folder: config.yaml,
+    metrics.jsonl, checkpoints, weights, report.html.
 
     Example: `veilmark train dhln-ytf68 --data ytf68 --set schedule.epochs=3`
     """
