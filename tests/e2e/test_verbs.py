@@ -128,6 +128,16 @@ def test_one_bad_picture_stops_nothing(verb, faces_folder, tiny_weights, tmp_pat
     assert "Traceback" not in text
 
 
+def test_a_face_under_8_px_is_named_and_the_others_are_done(verb, faces_folder, tiny_weights, tmp_path):
+    write_png(faces_folder / "dot.png", np.full((6, 6, 3), 90, dtype=np.uint8))
+    code, text = verb("detect", faces_folder, "--finder", "none", "--weights", tiny_weights,
+                      "--min-trust", 0, "--out", tmp_path / "out")  # fmt: skip
+    assert code == 1
+    assert "dot.png: face box (0.7, 0.7, 5.3, 5.3) is under 8 px" in text
+    assert "2 faces in 2 pictures" in text
+    assert "Traceback" not in text
+
+
 def test_a_picture_without_a_face_is_said(verb, tiny_weights, tmp_path):
     write_png(tmp_path / "sky.png", np.full((80, 80, 3), 200, dtype=np.uint8))
     code, text = verb("detect", tmp_path / "sky.png", "--weights", tiny_weights, "--out", tmp_path / "out")

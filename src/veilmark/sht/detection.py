@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.markup import escape
 
+from veilmark.faces.crop import BoxError
 from veilmark.faces.images import ImageError, list_images, read_image, write_png
 from veilmark.faces.video import Frame, VideoError, VideoWriter, frame_count, frame_rate, is_video, read_frames
 from veilmark.landmarks.draw import draw_landmarks
@@ -183,7 +184,16 @@ def detect_files(
     files = _Files(out, draw, hallucinate)
 
     def flush(waiting: list[tuple[str, NDArray[np.uint8]]]) -> None:
-        seen = _look(landmarker, [image for _, image in waiting], hallucinate, min_trust)
+        try:
+            seen = _look(landmarker, [image for _, image in waiting], hallucinate, min_trust)
+        except BoxError as error:
+            if len(waiting) == 1:
+                summary.skipped[waiting[0][0]] = f"{waiting[0][0]}: {error}"
+                return
+            # One by one, so that the picture with the unusable box is named and the others are done.
+            for alone in waiting:
+                flush([alone])
+            return
         for (name, image), detection in zip(waiting, seen, strict=True):
             summary.records.append(_record(name, image, detection))
             summary.pictures += 1
