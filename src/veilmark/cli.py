@@ -82,7 +82,7 @@ def _report_skipped(skipped: dict[str, str]) -> None:
     raise typer.Exit(1)
 
 
-def _sizes(text: str) -> list[int]:
+def _sizes(text: str, largest: int) -> list[int]:
     from veilmark.faces.crop import REFERENCE_SIZE
     from veilmark.run.errors import ConfigError
     from veilmark.sht.layers import SMALLEST_FACE
@@ -91,9 +91,10 @@ def _sizes(text: str) -> list[int]:
         sizes = [int(part) for part in text.split(",")]
     except ValueError:
         raise ConfigError(f"--sizes {text}: expected whole numbers with commas, e.g. 16,32,128") from None
-    wrong = [size for size in sizes if not SMALLEST_FACE <= size <= REFERENCE_SIZE]
+    limit = max(largest, REFERENCE_SIZE)
+    wrong = [size for size in sizes if not SMALLEST_FACE <= size <= limit]
     if wrong:
-        raise ConfigError(f"--sizes {text}: {wrong[0]} is out of range; allowed: {SMALLEST_FACE} to {REFERENCE_SIZE}")
+        raise ConfigError(f"--sizes {text}: {wrong[0]} is out of range; allowed: {SMALLEST_FACE} to {limit}")
     return sorted(set(sizes))
 
 
@@ -159,17 +160,15 @@ def train(
     Example: `veilmark train dhln-ytf68 --data ytf68 --set schedule.epochs=3`
     """
     from veilmark.report.html import write_training_report
-    from veilmark.run.config import load_recipe, override, resolve
     from veilmark.run.folder import RunFolder
-    from veilmark.sht.dhln_training import DHLNTraining, train_dhln
+    from veilmark.sht.recipes import start_training
     from veilmark.sht.training import Interrupted
 
-    source = f"recipe {recipe}" + (" with --set" if set_ else "")
-    config = resolve(DHLNTraining, override(load_recipe(recipe), set_ or []), source)
+    start = start_training(recipe, set_ or [])
     run = RunFolder(out or Path("runs") / recipe)
     with run.hold():
         try:
-            trained = train_dhln(config, data, run, cache, resume)
+            trained = start(data, run, cache, resume)
         except Interrupted:
             say(f"stopped; go on with --resume (run folder {escape(str(run.path))})")
             raise typer.Exit(130) from None
@@ -182,13 +181,22 @@ def train(
 @app.command()
 def evaluate(
     data: Data,
-    layout: Annotated[str, typer.Option(help="ytf68, 300w or folder.")] = "ytf68",
+    layout: Annotated[
+        str, typer.Option(help="ytf68, 300w, wflw, cofw, aflw, celeba, helen or folder; see docs/datasets.md.")
+    ] = "ytf68",
     split: Annotated[str, typer.Option(help="Split of the data set.")] = "report",
     weights: Weights = "dhln-ytf68",
     predictions: Annotated[
         Path | None, typer.Option(help="Score these points instead of a network: CSV as in ytf68, or our JSON.")
     ] = None,
-    sizes: Annotated[str, typer.Option(help="Face sizes in pixels, with commas.")] = "16,24,32,48,64,128",
+    sizes: Annotated[
+        str | None,
+        typer.Option(
+            help="Face sizes in pixels, with commas: 16,24,32,48,64,128 by default; for wflw, cofw, aflw and 300w the "
+            "network's own size, which gives the table that papers print.",
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("runs/evaluate"),
     finder: Finder = FinderName.haar,
     finder_weights: FinderWeights = None,
@@ -201,23 +209,29 @@ def evaluate(
 
     Writes metrics.json, faces.csv, plots and report.html.
 
-    Example: `veilmark evaluate --data ytf68 --split report --sizes 16,32,128`
+    Example: `veilmark evaluate --data ytf68 --split report --sizes 16,32,128`, or `--layout wflw --split test`
     """
     from veilmark.faces.datasets import load_faces
+    from veilmark.faces.degrade import SIZES
     from veilmark.report.evaluation_plots import draw_evaluation
     from veilmark.report.html import write_evaluation_report
-    from veilmark.sht.dhln_training import prepare
     from veilmark.sht.evaluation import evaluate as score
     from veilmark.sht.evaluation import evaluate_predictions
     from veilmark.sht.landmarker import Landmarker
+    from veilmark.sht.protocol import prepare_faces, scored_faces
 
-    chosen = _sizes(sizes)
-    faces = load_faces(layout, data, split)
     landmarker = Landmarker(weights, finder.value, finder_weights=finder_weights, device=device)
+    largest = landmarker.model.size
+    chosen = [] if sizes is None else _sizes(sizes, largest)
+    faces = load_faces(layout, data, split)
+    if not chosen:
+        # Papers print one table, of faces that are not small.
+        chosen = [largest] if faces.protocol else sorted({size for size in SIZES if size < largest} | {largest})
     if predictions is not None:
         result = evaluate_predictions(faces, predictions, landmarker, chosen[0] if len(chosen) == 1 else 128)
     else:
-        prepared = prepare(faces.labelled, cache, f"{layout}/{split}")
+        faces = faces.in_scheme(landmarker.model.scheme)
+        prepared = prepare_faces(scored_faces(faces), cache, f"{layout}/{split}", largest)
         with progress_bar("steps") as bar:
             total = len(chosen) + (len(faces.labelled) if finder_rows else 0)
             task = bar.add_task("evaluating", total=total, note="")
@@ -236,9 +250,17 @@ def evaluate(
         table.add_row(
             str(row["size"]), row["box"], row["method"], str(row["n"]), f"{row['nme']:.2f}", interval, *figures, claim
         )
-    console.print(table)
+    if result.landmarks:
+        console.print(table)
+    if result.published:
+        labels = [label for label in result.published[0] if label not in ("subset", "n")]
+        size = max(row["size"] for row in result.landmarks)
+        printed = Table("subset", "n", *labels, title=f"as papers print it, at {size} px")
+        for row in result.published:
+            printed.add_row(row["subset"], str(row["n"]), *(f"{row[label]:.2f}" for label in labels))
+        console.print(printed)
     if result.hallucination:
-        images = Table("face px", "PSNR RGB", "bicubic", "gain dB", "SSIM RGB", "bicubic")
+        images = Table("face px", "PSNR RGB", "bicubic", "gain dB", "SSIM RGB", "bicubic", "PSNR Y", "bicubic")
         for row in result.hallucination:
             gain = row["psnr_rgb"] - row["bicubic_psnr_rgb"]
             pictures = (row["psnr_rgb"], row["bicubic_psnr_rgb"], gain)
@@ -247,6 +269,8 @@ def evaluate(
                 *(f"{v:.2f}" for v in pictures),
                 f"{row['ssim_rgb']:.3f}",
                 f"{row['bicubic_ssim_rgb']:.3f}",
+                f"{row['psnr_y']:.2f}",
+                f"{row['bicubic_psnr_y']:.2f}",
             )
         console.print(images)
     for name, value in result.protocol.items():

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from veilmark.landmarks.heatmaps import decode
 from veilmark.landmarks.schemes import get_scheme
 from veilmark.run.errors import ConfigError
-from veilmark.sht.layers import ComponentAttention, DetailBlock, Hourglass, Painter, Stem, enlarge, norm
+from veilmark.sht.layers import ComponentAttention, DetailBlock, FinePainter, Hourglass, Painter, Stem, enlarge, norm
 
 
 class Stage(NamedTuple):
@@ -50,6 +50,14 @@ class DHLNOutput(NamedTuple):
     stages: list[Stage]
     expected_error: Tensor
     trust_logit: Tensor
+
+    def rows(self, start: int, stop: int) -> DHLNOutput:
+        """What it says about some of the faces."""
+        stages = []
+        for logits, points, spread, face in self.stages:
+            some = None if face is None else face[start:stop]
+            stages.append(Stage(logits[start:stop], points[start:stop], spread[start:stop], some))
+        return DHLNOutput(stages, self.expected_error[start:stop], self.trust_logit[start:stop])
 
     @property
     def points(self) -> Tensor:
@@ -134,6 +142,7 @@ class DHLN(
         stages: Number of stages, at least 1.
         structure_widths: Channels of the structure stream, per hourglass level.
         detail_widths: Channels of the detail stream, at full and at half map size.
+        painter_width: Channels of the last painter's first step.
         detail: Whether there is a detail stream at all; without it, "heatmaps only".
         heatmap_guidance: Whether heatmaps guide the detail stream.
         detail_guidance: Whether detail features enter the structure stream.
@@ -153,6 +162,7 @@ class DHLN(
         stages: int = 2,
         structure_widths: tuple[int, ...] = (80, 128, 128),
         detail_widths: tuple[int, int] = (64, 96),
+        painter_width: int = 32,
         detail: bool = True,
         heatmap_guidance: bool = True,
         detail_guidance: bool = True,
@@ -196,7 +206,8 @@ class DHLN(
             fine = detail_widths[0]
             self.detail_stem = Stem(fine, trunk_stride, size // trunk_stride, hidden=16)
             self.detail = nn.ModuleList(DetailBlock(*detail_widths) for _ in range(stages))
-            self.paint = nn.ModuleList(Painter(fine, trunk_stride) for _ in range(stages))
+            self.paint = nn.ModuleList(Painter(fine, trunk_stride) for _ in range(stages - 1))
+            self.finish = FinePainter(fine, trunk_stride, painter_width)
             if heatmap_guidance:
                 self.guide = nn.ModuleList(ComponentAttention(fine, component_of) for _ in range(stages))
             if detail_guidance:
@@ -222,17 +233,18 @@ class DHLN(
         stages: list[Stage] = []
         for t, hourglass in enumerate(self.structure):
             structure, bottom = hourglass(structure)
+            last = t == len(self.structure) - 1
             logits = self.heatmap[t](structure)
             points, spread, probability = decode(logits, self.map_stride)
             coarse = nn.functional.avg_pool2d(probability, self.finer).to(structure.dtype)
             face = None
-            last = t == len(self.structure) - 1
             if detail is not None and self.detail is not None and (hallucinate or not last):
                 if self.heatmap_guidance:
                     detail = self.guide[t](detail, coarse)
                 detail = self.detail[t](detail)
                 if hallucinate:
-                    face = grid + self.paint[t](detail).float()
+                    painted = self.finish(detail, centred) if last else self.paint[t](detail)
+                    face = grid + painted.float()
             stages.append(Stage(logits, points, spread, face))
             if not last:
                 # A map sums to 1 over all cells: scaled so that a sharp peak is about 1.

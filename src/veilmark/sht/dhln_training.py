@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict
+from lightning.fabric import Fabric
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from veilmark.faces.cache import FaceCache
-from veilmark.faces.crop import Crop
+from veilmark.faces.crop import REFERENCE_SIZE, Crop
 from veilmark.faces.datasets import Face, load_faces
+from veilmark.run.checkpoints import read_tensors
 from veilmark.run.config import dump
-from veilmark.run.errors import DataError
+from veilmark.run.errors import ConfigError, DataError, WeightsError
 from veilmark.run.folder import RunFolder, write_json
 from veilmark.run.progress import progress_bar, say
+from veilmark.run.seeds import rng_for
 from veilmark.sht.dhln import DHLN
 from veilmark.sht.inference import predict
-from veilmark.sht.losses import DHLNLoss, Weights, claim_loss
+from veilmark.sht.losses import Batch, DHLNLoss, Weights, claim_loss
+from veilmark.sht.pretrained import weights_folder
 from veilmark.sht.protocol import ReferenceFaces, quick_figures
 from veilmark.sht.samples import SampleConfig, TrainingFaces
 from veilmark.sht.training import Schedule, Trainer
@@ -33,12 +38,14 @@ class DataConfig(BaseModel):
         layout: Published layout of the data folder.
         train: Split that is learned from.
         select: Split of other people: validation during training, and the calibration of the expected error.
+        labelled_people: Share of the training people whose labels are used; the others' faces have none then.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     layout: str = "ytf68"
     train: str = "train"
     select: str = "select"
+    labelled_people: float = Field(1.0, gt=0, le=1)
 
 
 class NetworkConfig(BaseModel):
@@ -52,23 +59,41 @@ class NetworkConfig(BaseModel):
     stages: int = 2
     structure_widths: tuple[int, ...] = (80, 128, 128)
     detail_widths: tuple[int, int] = (64, 96)
+    painter_width: int = Field(32, ge=16)
     detail: bool = True
     heatmap_guidance: bool = True
     detail_guidance: bool = True
 
 
-class DHLNTraining(BaseModel):
-    """The config of a training of DHLN."""
+class LandmarkTraining(BaseModel):
+    """What every training of a landmark network is told.
+
+    Attributes:
+        seed: Of the weights, and of every draw.
+        init: Weights to start from: a packaged name or a folder; tensors that fit are taken.
+        data: Which faces.
+        network: The network.
+        samples: How training faces are drawn.
+        losses: How much each loss counts.
+        schedule: How long and how fast.
+        validate_sizes: Face sizes of the validations and of the calibration, in pixels.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    kind: Literal["dhln"] = "dhln"
     seed: int = 0
+    init: str | None = None
     data: DataConfig = DataConfig()
     network: NetworkConfig = NetworkConfig()
     samples: SampleConfig = SampleConfig()
     losses: Weights = Weights()
     schedule: Schedule = Schedule()
     validate_sizes: tuple[int, ...] = (16, 32, 128)
+
+
+class DHLNTraining(LandmarkTraining):
+    """The config of a training of DHLN alone."""
+
+    kind: Literal["dhln"] = "dhln"
 
 
 @dataclass(frozen=True)
@@ -86,16 +111,30 @@ class Trained:
     skipped: dict[str, str]
 
 
-def prepare(faces: list[Face], folder: Path, what: str) -> FaceCache:
-    """The cache of labelled faces, with a progress bar while it is made.
+def prepare(
+    faces: list[Face],
+    folder: Path,
+    what: str,
+    size: int = REFERENCE_SIZE,
+    boxes: NDArray[np.float32] | None = None,
+) -> FaceCache:
+    """The cache of faces, with a progress bar while it is made.
+
+    Args:
+        faces: The faces.
+        folder: Where caches lie.
+        what: What they are called on the bar.
+        size: Side of the largest crop that will be asked for.
+        boxes: ``(n, 4)`` boxes in picture pixels, for faces without annotated ones.
 
     Raises:
         DataError: If no picture could be read.
     """
-    boxes = np.stack([face.box for face in faces])
+    if boxes is None:
+        boxes = np.stack([face.box for face in faces])
     with progress_bar("pictures") as bar:
         task = bar.add_task(f"preparing {what}", total=len(faces), note="")
-        cache = FaceCache.prepare(faces, boxes, folder, lambda: bar.advance(task))
+        cache = FaceCache.prepare(faces, boxes, folder, lambda: bar.advance(task), size)
         bar.update(task, completed=len(faces))
     if not len(cache):
         raise DataError(
@@ -149,18 +188,29 @@ def fit_calibration(model: DHLN, faces: ReferenceFaces, sizes: tuple[int, ...]) 
     calibration.copy_(fitted.detach().float())
 
 
-def train_dhln(config: DHLNTraining, data: Path, run: RunFolder, cache: Path, resume: bool) -> Trained:
-    """Trains, calibrates and writes the weights.
+@dataclass(frozen=True)
+class TrainingSets:
+    """The faces of a training, read but not yet prepared.
 
-    Args:
-        config: The resolved config.
-        data: Folder of the data set.
-        run: The run folder, held by the caller.
-        cache: Where prepared faces are kept.
-        resume: Whether to go on from the run folder's checkpoint.
+    Attributes:
+        labelled: Faces that are learned from.
+        withheld: Faces of the same split that count as unlabelled: those without labels, and those of people
+            whose labels are not used.
+        others: Labelled faces of other people, for validation and calibration.
+        people: People of the labelled faces.
+    """
+
+    labelled: list[Face]
+    withheld: list[Face]
+    others: list[Face]
+    people: list[str]
+
+
+def open_sets(config: LandmarkTraining, data: Path) -> TrainingSets:
+    """Reads which faces there are.
 
     Raises:
-        VeilmarkError: If the data or the run folder does not fit; nothing has been trained then.
+        VeilmarkError: If the data does not fit, or the same people are in both splits.
     """
     learned = load_faces(config.data.layout, data, config.data.train)
     others = load_faces(config.data.layout, data, config.data.select)
@@ -170,44 +220,126 @@ def train_dhln(config: DHLNTraining, data: Path, run: RunFolder, cache: Path, re
             f"{len(shared)} people are in both {config.data.train!r} and {config.data.select!r} "
             f"(first: {min(shared)}); validation needs people that training does not see"
         )
-    torch.manual_seed(config.seed)
-    model = DHLN(**config.network.model_dump())
-    run.start(dump(config), resume)
-    train_cache = prepare(learned.labelled, cache, config.data.train)
-    select_cache = prepare(others.labelled, cache, config.data.select)
-    model.mean_shape.copy_(mean_shape(train_cache))
-    reference = ReferenceFaces.from_cache(select_cache, model.size)
-    faces = TrainingFaces(train_cache, config.samples, model.scheme, model.size, config.seed)
+    for part in (learned, others):
+        if not part.labelled:
+            raise DataError(f"{part.layout}/{part.split} has no labelled face; a training needs some")
+        if part.scheme != config.network.scheme:
+            raise ConfigError(
+                f"network.scheme is {config.network.scheme!r}, but {part.layout}/{part.split} is labelled in "
+                f"{part.scheme!r}; use --set network.scheme={part.scheme}"
+            )
+    named = learned.people or sorted(face.name for face in learned.labelled)
+    count = max(1, round(config.data.labelled_people * len(named)))
+    kept = set(rng_for(config.seed, 7).permutation(named)[:count])
+    labelled = [face for face in learned.labelled if (face.person or face.name) in kept]
+    withheld = [replace(face, points=None) for face in learned.labelled if (face.person or face.name) not in kept]
+    return TrainingSets(labelled, withheld + learned.unlabelled, others.labelled, sorted(kept))
 
-    def validate(network: nn.Module) -> dict[str, dict[str, float]]:
-        return quick_figures(network, reference, config.validate_sizes, config.network.detail)
 
-    trainer = Trainer(
-        run,
-        model,
-        DHLNLoss(config.losses, model.scheme, model.size, model.map_stride),
-        faces,
-        config.schedule,
-        validate,
-    )
-    if resume and trainer.restore():
-        say(f"going on from step {trainer.step} of {trainer.steps}")
-    trained = trainer.fit()
-    fit_calibration(trained, reference, config.validate_sizes)
-    figures = validate(trained)
-    weights = run.path / "weights"
-    trained.half().save_pretrained(weights)
-    skipped = train_cache.skipped | select_cache.skipped
-    write_json(
-        run.path / "summary.json",
-        {
-            "recipe": config.model_dump(mode="json"),
+def start_from(model: nn.Module, weights: str) -> None:
+    """Takes over the tensors of other weights that fit, and says how many did.
+
+    Raises:
+        WeightsError: If there are no such weights, or none of their tensors fits.
+    """
+    tensors, _ = read_tensors(weights_folder(weights) / "model.safetensors")
+    own = model.state_dict()
+    fitting = {name: tensor for name, tensor in tensors.items() if name in own and tensor.shape == own[name].shape}
+    if not fitting:
+        raise WeightsError(f"init: no tensor of {weights!r} fits this network; use weights of the same network")
+    model.load_state_dict(fitting, strict=False)
+    say(f"starting from {weights}: {len(fitting)} of {len(own)} tensors")
+
+
+class Detector:
+    """DHLN and all that its training needs: the first stage of every training.
+
+    Args:
+        config: The resolved config.
+        sets: The faces.
+        run: The run folder, held by the caller.
+        cache: Where prepared faces are kept.
+    """
+
+    def __init__(self, config: LandmarkTraining, sets: TrainingSets, run: RunFolder, cache: Path) -> None:
+        self.config, self.sets, self.run, self.cache_folder = config, sets, run, cache
+        torch.manual_seed(config.seed)
+        self.model = DHLN(**config.network.model_dump())
+        if config.init is not None:
+            start_from(self.model, config.init)
+        size = self.model.size
+        self.train_cache = prepare(sets.labelled, cache, config.data.train, size)
+        self.select_cache = prepare(sets.others, cache, config.data.select, size)
+        self.model.mean_shape.copy_(mean_shape(self.train_cache))
+        self.reference = ReferenceFaces.from_cache(self.select_cache, size)
+        self.samples = TrainingFaces(self.train_cache, config.samples, self.model.scheme, size, config.seed)
+        self.loss = DHLNLoss(config.losses, self.model.scheme, size, self.model.map_stride)
+
+    def validate(self, network: nn.Module) -> dict[str, dict[str, float]]:
+        """Figures on other people."""
+        return quick_figures(network, self.reference, self.config.validate_sizes, self.config.network.detail)
+
+    def trainer(self, fabric: Fabric | None, stage: str = "last") -> Trainer[DHLN, Batch]:
+        """The trainer of the first stage."""
+        return Trainer(
+            self.run,
+            self.model,
+            self.loss,
+            self.samples,
+            self.config.schedule,
+            self.validate,
+            fabric=fabric,
+            stage=stage,
+        )
+
+    def release(self, trained: DHLN, seconds: float, summary: dict[str, Any]) -> Trained:
+        """Calibrates, writes the weights in half precision, and the summary."""
+        fit_calibration(trained, self.reference, self.config.validate_sizes)
+        figures = self.validate(trained)
+        weights = self.run.path / "weights"
+        trained.half().save_pretrained(weights)
+        skipped = self.train_cache.skipped | self.select_cache.skipped
+        written = {
+            "recipe": self.config.model_dump(mode="json"),
             "parameters": sum(p.numel() for p in trained.parameters()),
-            "faces": len(train_cache),
-            "people": len(learned.people),
-            "seconds": round(trainer.seconds, 1),
+            "faces": len(self.train_cache),
+            "people": len(self.sets.people),
+            "seconds": round(seconds, 1),
             "validation": figures,
+            **summary,
             "skipped": skipped,
-        },
-    )
-    return Trained(weights, figures, skipped)
+        }
+        write_json(self.run.path / "summary.json", written)
+        return Trained(weights, figures, skipped)
+
+
+def go_on(trainer: Trainer[Any, Any]) -> None:
+    """Goes back to the stage's checkpoint, if there is one, and says so."""
+    if trainer.restore():
+        say(f"{trainer.stage}: going on from step {trainer.step} of {trainer.steps}")
+
+
+def train_dhln(
+    config: DHLNTraining, data: Path, run: RunFolder, cache: Path, resume: bool, fabric: Fabric | None = None
+) -> Trained:
+    """Trains, calibrates and writes the weights.
+
+    Args:
+        config: The resolved config.
+        data: Folder of the data set.
+        run: The run folder, held by the caller.
+        cache: Where prepared faces are kept.
+        resume: Whether to go on from the run folder's checkpoint.
+        fabric: Devices and processes, launched by the caller; made from the schedule by default.
+
+    Raises:
+        VeilmarkError: If the data or the run folder does not fit; nothing has been trained then.
+    """
+    sets = open_sets(config, data)
+    run.start(dump(config), resume)
+    detector = Detector(config, sets, run, cache)
+    trainer = detector.trainer(fabric)
+    if resume:
+        go_on(trainer)
+    trained = trainer.fit()
+    return detector.release(trained, trainer.seconds, {})

@@ -205,3 +205,41 @@ class Painter(nn.Module):
         # A tenth: a step of the optimiser then moves pixels by less than the residual that is to be learned.
         y: Tensor = 0.1 * self.shuffle(self.mix(nn.functional.silu(x)))
         return y
+
+
+class FinePainter(nn.Module):
+    """Paints in steps of two, and looks at the enlarged picture itself at every step.
+
+    What a larger input still shows of fine detail cannot pass through the cells of the streams; here it goes
+    around them (skip connections as in Ronneberger et al. 2015), so that the streams only say what is missing.
+
+    Args:
+        channels: Channels in.
+        stride: Picture pixels per cell of the features: 2, 4 or 8.
+        width: Channels after the first step; each further step has half.
+    """
+
+    def __init__(self, channels: int, stride: int, width: int) -> None:
+        super().__init__()
+        self.up, self.look, self.texture = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        self.strides: list[int] = []
+        while stride > 2:
+            stride //= 2
+            self.strides.append(stride)
+            self.up.append(nn.Sequential(nn.Conv2d(channels, 4 * width, 3, padding=1), nn.PixelShuffle(2)))
+            self.look.append(nn.Conv2d(3 * stride**2, width, 3, padding=1))
+            self.texture.append(Residual(width))
+            channels, width = width, max(GROUP, width // 2)
+        self.mix = nn.Conv2d(channels, 3 * stride**2, 3, padding=1)
+        self.shuffle = nn.PixelShuffle(stride)
+        nn.init.zeros_(self.mix.weight)
+        nn.init.zeros_(self.mix.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor, centred: Tensor) -> Tensor:
+        """Maps features ``(n, channels, h, w)`` and the picture to ``(n, 3, h * stride, w * stride)``."""
+        x = nn.functional.silu(x)
+        for stride, up, look, texture in zip(self.strides, self.up, self.look, self.texture, strict=True):
+            x = nn.functional.silu(up(x) + look(nn.functional.pixel_unshuffle(centred, stride)))
+            x = texture(x)
+        y: Tensor = 0.1 * self.shuffle(self.mix(x))
+        return y

@@ -35,6 +35,11 @@ class Batch:
     labelled: Tensor
     is_face: Tensor
 
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """What goes through the network."""
+        return (self.grid,)
+
     def to(self, device: torch.device) -> Batch:
         """The batch on another device."""
         tensors = (self.grid, self.target, self.points, self.labelled, self.is_face)
@@ -91,6 +96,20 @@ class Weights(BaseModel):
     early: float = Field(0.5, ge=0)
 
 
+def shares(counts: Tensor) -> Tensor:
+    """Weights by which a sum over faces becomes the mean over those that count: ``(n,)`` bool to float.
+
+    Gradients are averaged over the processes of a distributed training. So the count is its mean over processes:
+    the mean of their sums is then the mean over the faces of all, however unevenly labels are spread.
+    """
+    weights = counts.float()
+    count = weights.sum()
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(count)
+        count = count / torch.distributed.get_world_size()
+    return weights / count.clamp_min(1e-6)
+
+
 class Losses(NamedTuple):
     """The total, which is minimised, and its parts by name."""
 
@@ -114,10 +133,16 @@ class DHLNLoss:
 
     def __call__(self, output: DHLNOutput, batch: Batch) -> Losses:
         """The losses of one batch. Faces without labels count in the hallucination only, no-faces in trust only."""
+        parts = self.parts(output, batch)
+        zero = output.expected_error.new_zeros(())
+        total = sum((getattr(self.weights, name) * value for name, value in parts.items()), start=zero)
+        return Losses(total, {name: value.detach() for name, value in parts.items()})
+
+    def parts(self, output: DHLNOutput, batch: Batch) -> dict[str, Tensor]:
+        """Every part before it is weighed: points, heatmaps, face, claim, trust."""
         weights, last = self.weights, len(output.stages) - 1
-        counted = (batch.labelled & batch.is_face).float()
-        share = counted / counted.sum().clamp_min(1)
-        painted = batch.is_face.float() / batch.is_face.sum().clamp_min(1)
+        share = shares(batch.labelled & batch.is_face)
+        painted = shares(batch.is_face)
         a, b = self.eyes
         # The floor keeps single profile faces, whose eye corners nearly meet, from ruling a batch.
         inter_ocular = (batch.points[:, a] - batch.points[:, b]).norm(dim=1).clamp_min(0.15 * self.size)
@@ -139,5 +164,4 @@ class DHLNLoss:
         distance = (output.points.detach() - batch.points).norm(dim=2)
         parts["claim"] = (share * claim_loss(output.expected_error, distance).mean(dim=1)).sum()
         parts["trust"] = torch.nn.functional.binary_cross_entropy_with_logits(output.trust_logit, batch.is_face.float())
-        total = sum((getattr(weights, name) * value for name, value in parts.items()), start=zero)
-        return Losses(total, {name: value.detach() for name, value in parts.items()})
+        return parts

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from veilmark.faces.augment import Augmentation, cover, draw_crop, recolour
 from veilmark.faces.cache import CachedFace, FaceCache
-from veilmark.faces.crop import MARGIN, Crop
+from veilmark.faces.crop import MARGIN, REFERENCE_SIZE, Crop
 from veilmark.faces.degrade import degrade, draw_size
 from veilmark.landmarks.schemes import get_scheme
 from veilmark.run.seeds import rng_for
@@ -25,12 +25,15 @@ class SampleConfig(BaseModel):
     Attributes:
         augmentation: Strength of the augmentation.
         sizes: Smallest and largest face in pixels; none is larger than the network's grid.
+        label_jitter: Standard deviation, in pixels of a 128-px crop, of a fixed error that is added to every label:
+            for experiments with imprecise labels.
         no_face: Share of crops that show no face, from which trust is learned.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     augmentation: Augmentation = Augmentation()
     sizes: tuple[int, int] = (16, 128)
+    label_jitter: float = Field(0.0, ge=0, le=16)
     no_face: float = Field(0.08, ge=0, le=0.5)
 
 
@@ -86,9 +89,31 @@ class TrainingFaces:
         self.cache, self.config, self.size, self.seed = cache, config, size, seed
         self.scheme = get_scheme(scheme)
 
+    def __len__(self) -> int:
+        return len(self.cache)
+
+    def step(self, epoch: int, number: int, size: int, rank: int = 0, world: int = 1) -> Batch:
+        """The share of process ``rank`` of ``world`` in batch ``number`` of an epoch, ``size`` faces in all."""
+        return self.batch(epoch, self.order(epoch)[number * size + rank : (number + 1) * size : world])
+
     def order(self, epoch: int) -> NDArray[np.int64]:
         """The faces in the order of that epoch."""
         return rng_for(self.seed, 1, epoch).permutation(len(self.cache))
+
+    def labels(self, index: int, cached: CachedFace) -> NDArray[np.floating]:
+        """The labels that are learned from, ``(k, 2)`` in pixels of the cached picture: jittered where asked.
+
+        Raises:
+            ValueError: If the face has none.
+        """
+        if cached.points is None:
+            raise ValueError(f"{cached.face.name} has no landmarks; TrainingFaces takes labelled faces")
+        if not self.config.label_jitter:
+            return cached.points
+        x0, y0, x1, y1 = (float(v) for v in cached.box)
+        pixel = MARGIN * max(x1 - x0, y1 - y0) / REFERENCE_SIZE
+        error = rng_for(self.seed, 3, index).standard_normal(cached.points.shape)
+        return cached.points + self.config.label_jitter * pixel * error
 
     def batch(self, epoch: int, indices: NDArray[np.int64]) -> Batch:
         """The batch of these faces in that epoch."""
@@ -100,8 +125,6 @@ class TrainingFaces:
         for row, index in enumerate(indices):
             rng = rng_for(self.seed, 2, epoch, int(index))
             cached = self.cache[int(index)]
-            if cached.points is None:
-                raise ValueError(f"{cached.face.name} has no landmarks; TrainingFaces takes labelled faces")
             size = min(self.size, draw_size(rng, self.config.sizes))
             if rng.random() < self.config.no_face:
                 is_face[row] = False
@@ -109,7 +132,7 @@ class TrainingFaces:
             else:
                 crop, mirrored = draw_crop(cached.box, self.size, augmentation, rng)
                 target = crop.sample(cached.image)
-                placed = crop.to_crop(cached.points)
+                placed = crop.to_crop(self.labels(int(index), cached))
                 points[row] = placed[self.scheme.mirror_index] if mirrored else placed
             target = recolour(target, augmentation.colour, rng)
             if rng.random() < augmentation.cover:
