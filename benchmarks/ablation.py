@@ -31,10 +31,9 @@ from veilmark.landmarks.schemes import get_scheme
 from veilmark.run.folder import RunFolder, write_text
 from veilmark.run.progress import say
 from veilmark.sht.dhln import DHLN
-from veilmark.sht.dhln_training import prepare
 from veilmark.sht.inference import predict
 from veilmark.sht.pretrained import load_dhln
-from veilmark.sht.protocol import ReferenceFaces, bicubic, score_points
+from veilmark.sht.protocol import ReferenceFaces, bicubic, prepare_faces, score_points
 from veilmark.sht.recipes import resolve_recipe
 
 RESULTS = Path(__file__).parent / "results" / "ablation"
@@ -241,7 +240,7 @@ def main() -> None:
         ablation_tables.print_tables(cells)
         return
     reference = ReferenceFaces.from_cache(
-        prepare(load_faces("ytf68", args.data, "val").labelled, args.cache, "val"), 128
+        prepare_faces(load_faces("ytf68", args.data, "val").labelled, args.cache, "val"), 128
     )
     began = time.monotonic()
     for cell in cells:

@@ -22,10 +22,10 @@ from veilmark.run.checkpoints import write_tensors
 from veilmark.run.config import dump
 from veilmark.run.folder import RunFolder, write_json
 from veilmark.sht.dhln import DHLNOutput, Stage
-from veilmark.sht.dhln_training import DHLNTraining, prepare
+from veilmark.sht.dhln_training import DHLNTraining
 from veilmark.sht.layers import enlarge, norm
 from veilmark.sht.losses import Batch, Losses
-from veilmark.sht.protocol import ReferenceFaces, quick_figures, score_sizes
+from veilmark.sht.protocol import ReferenceFaces, prepare_faces, quick_figures, score_sizes
 from veilmark.sht.samples import TrainingFaces
 from veilmark.sht.training import Schedule, Trainer
 
@@ -130,7 +130,8 @@ def main(
     with run.hold():
         run.start(dump(schedule), resume)
         learned, others = load_faces("ytf68", data, "train"), load_faces("ytf68", data, "select")
-        train_cache, select_cache = prepare(learned.labelled, cache, "train"), prepare(others.labelled, cache, "select")
+        train_cache = prepare_faces(learned.labelled, cache, "train")
+    select_cache = prepare_faces(others.labelled, cache, "select")
         torch.manual_seed(config.seed)
         model = PlainHourglass()
         faces = TrainingFaces(train_cache, config.samples, model.scheme, model.size, config.seed)
@@ -145,7 +146,7 @@ def main(
         write_tensors(out / "weights" / "model.safetensors", dict(trained.state_dict()))
         scored = load_faces("ytf68", data, split)
         rows = score_sizes(
-            trained, ReferenceFaces.from_cache(prepare(scored.labelled, cache, split)), (16, 24, 32, 48, 64, 128)
+            trained, ReferenceFaces.from_cache(prepare_faces(scored.labelled, cache, split)), (16, 24, 32, 48, 64, 128)
         )
         parameters = sum(p.numel() for p in trained.parameters())
         write_json(

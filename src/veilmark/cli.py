@@ -149,6 +149,12 @@ def train(
         list[str] | None, typer.Option("--set", help="Change a value: --set schedule.epochs=3. Repeatable.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run folder's checkpoint.")] = False,
+    devices: Annotated[
+        int, typer.Option(min=1, help="Processes on each machine, one a GPU; each takes its share of every batch.")
+    ] = 1,
+    nodes: Annotated[
+        int, typer.Option(min=1, help="Machines; more than one: start the command by torchrun or srun on all of them.")
+    ] = 1,
     cache: Cache = Path(".cache/veilmark"),
     debug: Debug = False,
 ) -> None:
@@ -157,21 +163,32 @@ def train(
     RECIPE is the name of a packaged recipe, such as dhln-ytf68. Writes the run folder: config.yaml,
     metrics.jsonl, checkpoints, weights, report.html.
 
+    With several GPUs add `--devices 4`. `schedule.batch` is the whole batch, which all processes share evenly: the
+    weights are those that one process would reach, and a run may be resumed with another number of them. Many
+    machines: docs/scale.md.
+
     Example: `veilmark train dhln-ytf68 --data ytf68 --set schedule.epochs=3`
     """
+    from contextlib import nullcontext
+
     from veilmark.report.html import write_training_report
     from veilmark.run.folder import RunFolder
+    from veilmark.run.progress import speaking
+    from veilmark.sht.parallel import Interrupted, ending_together
     from veilmark.sht.recipes import start_training
-    from veilmark.sht.training import Interrupted
 
-    start = start_training(recipe, set_ or [])
+    fabric, start = start_training(recipe, set_ or [], devices, nodes)
     run = RunFolder(out or Path("runs") / recipe)
-    with run.hold():
+    first = fabric.is_global_zero
+    with speaking(first), run.hold() if first else nullcontext(), ending_together(fabric):
         try:
             trained = start(data, run, cache, resume)
         except Interrupted:
             say(f"stopped; go on with --resume (run folder {escape(str(run.path))})")
-            raise typer.Exit(130) from None
+            # Another code than 0 in the other processes would count as a crash, and end the first before it has saved.
+            raise typer.Exit(130 if first else 0) from None
+        if trained is None:
+            return
         report = write_training_report(run.path)
     console.print(figures_table("last validation", trained.figures))
     say(f"weights: {escape(str(trained.weights))}; report: {escape(str(report))}")

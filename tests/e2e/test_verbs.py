@@ -197,7 +197,7 @@ def test_predictions_of_any_method_are_scored(verb, synthetic_ytf68, tiny_weight
         (("train", "dhln-ytf99"), "unknown recipe 'dhln-ytf99'; packaged: dhln-ytf68"),
         (("evaluate", "--sizes", "16,400"), "400 is out of range; allowed: 8 to 128"),
         (("evaluate", "--sizes", "small"), "expected whole numbers"),
-        (("evaluate", "--layout", "ytf69"), "unknown layout 'ytf69'; known: 300w, folder, ytf68"),
+        (("evaluate", "--layout", "ytf69"), "unknown layout 'ytf69'; known: 300w, aflw, celeba, cofw, folder, helen, wflw, ytf68"),
         (("evaluate", "--split", "test"), "test.csv does not exist; splits found there: train, val"),
         (("evaluate", "--split", "val", "--finder", "yunet"), "--finder-weights"),
     ],

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from veilmark.faces.datasets import LAYOUTS, load_faces
-from veilmark.faces.datasets.base import Face, FaceSet
+from veilmark.faces.datasets.base import Face, FaceSet, unique_names
 from veilmark.faces.images import write_image
 from veilmark.faces.synthetic import write_dataset
 from veilmark.landmarks.formats import write_pts
@@ -45,21 +45,82 @@ def names(faces: list[Face]) -> list[str]:
 
 
 def test_an_unknown_layout_lists_the_known(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="'celeba'") as caught:
-        load_faces("celeba", tmp_path, "train")
-    assert "300w, folder, ytf68" in str(caught.value)
-    assert sorted(LAYOUTS) == ["300w", "folder", "ytf68"]
+    with pytest.raises(ConfigError, match="'lfw'") as caught:
+        load_faces("lfw", tmp_path, "train")
+    assert "300w, aflw, celeba, cofw, folder, helen, wflw, ytf68" in str(caught.value)
+    assert sorted(LAYOUTS) == ["300w", "aflw", "celeba", "cofw", "folder", "helen", "wflw", "ytf68"]
+
+
+@pytest.mark.parametrize(
+    ("layout", "split", "home", "terms"),
+    [
+        ("300w", "full", "ibug.doc.ic.ac.uk", "no commercial use"),
+        ("wflw", "test", "wywu.github.io/projects/LAB/WFLW.html", "non-commercial research"),
+        ("cofw", "test", "data.caltech.edu/records/20099", "see that page"),
+        ("aflw", "full", "tugraz.at", "no commercial use"),
+        ("celeba", "test", "mmlab.ie.cuhk.edu.hk/projects/CelebA.html", "non-commercial research"),
+        ("helen", "test", "ifp.illinois.edu/~vuongle2/helen", "research"),
+    ],
+)
+def test_a_set_that_is_not_there_says_where_it_comes_from(
+    tmp_path: Path, layout: str, split: str, home: str, terms: str
+) -> None:
+    with pytest.raises(DataError, match="exist") as caught:
+        load_faces(layout, tmp_path, split)
+    for words in (str(tmp_path), home, terms, "does not download"):
+        assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("layout", ["300w", "wflw", "cofw", "aflw", "celeba", "helen"])
+def test_an_unknown_split_lists_the_known(tmp_path: Path, layout: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{layout} has no split 'monday'; known: .*train"):
+        load_faces(layout, tmp_path, "monday")
 
 
 def test_boxes_and_people() -> None:
     face = Face(Path("a.jpg"), "a.jpg", np.array([[3.0, 9.0], [5.0, 4.0]]), person="b")
     np.testing.assert_array_equal(face.box, [3, 4, 5, 9])
+    given = Face(Path("a.jpg"), "a.jpg", face.points, region=np.array([0.0, 0, 50, 60]))
+    np.testing.assert_array_equal(given.box, [3, 4, 5, 9])  # points come before the set's box
+    region = Face(Path("a.jpg"), "a.jpg", region=np.array([0.5, 0, 50, 60]))
+    np.testing.assert_array_equal(region.box, np.array([0.5, 0, 50, 60], dtype=np.float32))
     bare = Face(Path("b.jpg"), "b.jpg", person="z")
     with pytest.raises(ValueError, match=r"b\.jpg has no landmarks"):
         _ = bare.box
     other = Face(Path("c.jpg"), "c.jpg", np.zeros((2, 2)), person="a")
     nobody = Face(Path("d.jpg"), "d.jpg", np.zeros((2, 2)))
     assert FaceSet("folder", "all", "ibug68", [face, face, other, nobody], [bare]).people == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("pictures", "expected"),
+    [
+        (["a", "b"], ["a", "b"]),
+        (["a", "b", "a"], ["a#1", "b", "a#2"]),  # two faces in one picture
+        ([], []),
+    ],
+)
+def test_unique_names(pictures: list[str], expected: list[str]) -> None:
+    assert unique_names(pictures) == expected
+
+
+def test_a_set_in_another_scheme() -> None:
+    points, visible = np.random.default_rng(0).uniform(0, 50, (98, 2)), np.arange(98) % 3 > 0
+    face = Face(Path("a.jpg"), "a.jpg", points, person="b", visible=visible)
+    wflw = FaceSet("wflw", "test", "wflw98", [face], [], {"pose": frozenset({"a.jpg"})})
+    converted = wflw.in_scheme("ibug68")
+    (turned,) = converted.labelled
+    assert (converted.scheme, converted.converted_from, converted.subsets) == ("ibug68", "wflw98", wflw.subsets)
+    assert turned.points is not None
+    assert turned.visible is not None
+    np.testing.assert_array_equal(turned.points[[36, 45, 8]], points[[60, 72, 16]])
+    np.testing.assert_array_equal(turned.visible[[36, 45, 8]], visible[[60, 72, 16]])
+    assert turned.person == "b"
+    assert wflw.in_scheme("wflw98") is wflw
+    with pytest.raises(ConfigError, match="wflw98 cannot be turned into points of cofw29"):
+        wflw.in_scheme("cofw29")
+    nothing = FaceSet("celeba", "test", "none", [], [face])
+    assert nothing.in_scheme("ibug68") is nothing
 
 
 # ytf68
@@ -199,6 +260,17 @@ def test_300w_splits(w300_root: Path, split: str, expected: list[str]) -> None:
     for face in faces.labelled:
         assert face.points is not None
         np.testing.assert_allclose(face.points, POINTS, atol=1e-6)
+
+
+def test_300w_full_has_the_subsets_that_papers_print(w300_root: Path) -> None:
+    full = load_faces("300w", w300_root, "full")
+    assert {name: sorted(faces) for name, faces in full.subsets.items()} == {
+        "common": ["helen/testset/i.jpg", "lfpw/testset/m.png"],
+        "challenge": ["ibug/b.jpg"],
+    }
+    assert full.protocol is not None
+    assert list(full.protocol.normalisations) == ["inter_ocular", "inter_pupil"]
+    assert load_faces("300w", w300_root, "common").subsets == {}
 
 
 @pytest.mark.parametrize("layout", ["300w", "folder"])

@@ -8,9 +8,11 @@ from hypothesis import strategies as st
 from veilmark.landmarks.metrics import (
     ImageMetrics,
     LandmarkMetrics,
+    area_under_ced,
     bootstrap_interval,
     ced,
     face_nme,
+    failure_rate,
     luma,
     normalisers,
     point_errors,
@@ -36,7 +38,17 @@ def faces_with_nme(*percents):
     return true + off, true
 
 
-def hand_normaliser(face, kind):
+KINDS = ["inter_ocular", "inter_pupil", "box", "given_box", "given_diagonal"]
+
+BOXES = np.array([[10, 20, 10 + 30 * i, 20 + 40 * i] for i in range(1, 13)], dtype=float)
+"""Boxes that a set would give: sides 30 and 40, 60 and 80, ..."""
+
+
+def hand_normaliser(face, kind, box=None):
+    if kind == "given_box":
+        return ((box[2] - box[0]) * (box[3] - box[1])) ** 0.5
+    if kind == "given_diagonal":
+        return np.hypot(box[2] - box[0], box[3] - box[1])
     if kind == "inter_ocular":
         return np.linalg.norm(face[45] - face[36])
     if kind == "inter_pupil":
@@ -45,16 +57,88 @@ def hand_normaliser(face, kind):
     return ((x1 - x0) * (y1 - y0)) ** 0.5
 
 
-@pytest.mark.parametrize("kind", ["inter_ocular", "inter_pupil", "box"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_normalisers_and_nme_follow_their_formulas(kind):
     predicted, true, _ = random_faces(5)
-    lengths = [hand_normaliser(face, kind) for face in true]
-    np.testing.assert_allclose(normalisers(true, SCHEME, kind), lengths)
+    lengths = [hand_normaliser(face, kind, box) for face, box in zip(true, BOXES[:5], strict=True)]
+    np.testing.assert_allclose(normalisers(true, SCHEME, kind, BOXES[:5]), lengths)
     expected = [
         100 * np.mean([np.hypot(*(p - t)) for p, t in zip(a, b, strict=True)]) / length
         for a, b, length in zip(predicted, true, lengths, strict=True)
     ]
-    np.testing.assert_allclose(face_nme(predicted, true, SCHEME, kind), expected)
+    np.testing.assert_allclose(face_nme(predicted, true, SCHEME, kind, boxes=BOXES[:5]), expected)
+
+
+def test_given_lengths_of_a_known_box():
+    boxes = [[5, 5, 35, 45]]
+    assert normalisers(np.zeros((1, 68, 2)), SCHEME, "given_diagonal", boxes) == 50
+    assert normalisers(np.zeros((1, 68, 2)), SCHEME, "given_box", boxes) == pytest.approx(1200**0.5)
+
+
+@pytest.mark.parametrize("kind", ["given_box", "given_diagonal"])
+@pytest.mark.parametrize("boxes", [None, BOXES[:3]])
+def test_given_lengths_need_a_box_for_every_face(kind, boxes):
+    with pytest.raises(ValueError, match=rf"{kind} needs the set's boxes, \(4, 4\)"):
+        normalisers(random_faces(4)[1], SCHEME, kind, boxes)
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        (5, 5, 5, 30),  # no width
+        (30, 5, 5, 30),  # inverted
+        (5, 5, np.nan, 30),
+    ],
+)
+def test_a_given_box_without_an_area_is_named(box):
+    boxes = BOXES[:4].copy()
+    boxes[1] = box
+    with pytest.raises(DataError, match=r"face row 1 .*given_box length"):
+        normalisers(random_faces(4)[1], SCHEME, "given_box", boxes)
+
+
+def test_only_visible_points_count():
+    predicted, true, claims = random_faces(3)
+    visible = np.zeros((3, 68), dtype=bool)
+    visible[0, :10], visible[1, 60:], visible[2] = True, True, True
+    nmes = face_nme(predicted, true, SCHEME, visible=visible)
+    distances = np.linalg.norm(predicted - true, axis=2)
+    means = [distances[i, visible[i]].mean() for i in range(3)]
+    np.testing.assert_allclose(nmes, 100 * np.array(means) / normalisers(true, SCHEME, "inter_ocular"))
+    assert nmes[2] == face_nme(predicted, true, SCHEME)[2]
+    metrics = LandmarkMetrics(SCHEME)
+    metrics.update(predicted, true, claims, visible=visible)
+    assert metrics.compute()["calibration"] == pytest.approx(claims[visible].sum() / distances[visible].sum())
+    # An invisible point may be anywhere.
+    wild = predicted.copy()
+    wild[~visible] += 1000
+    np.testing.assert_array_equal(face_nme(wild, true, SCHEME, visible=visible), nmes)
+
+
+def test_a_face_that_cannot_be_seen_at_all_is_named():
+    predicted, true, claims = random_faces(3)
+    visible = np.ones((3, 68), dtype=bool)
+    visible[1] = False
+    metrics = LandmarkMetrics(SCHEME)
+    with pytest.raises(DataError, match=r"face row 1 .*no visible point"):
+        metrics.update(predicted, true, claims, visible=visible)
+    assert len(metrics) == 0
+    with pytest.raises(ValueError, match="visible has shape"):
+        face_nme(predicted, true, SCHEME, visible=visible[:2])
+
+
+@pytest.mark.parametrize(
+    ("threshold", "failed", "area"),
+    [
+        (10, 25.0, (80 + 60 + 10 + 0) / 4),  # only 25 % fails
+        (8, 50.0, (75 + 50 + 0 + 0) / 4),  # 9 % fails, too
+        (7, 50.0, 100 * (5 / 7 + 3 / 7) / 4),
+        (2, 75.0, 0.0),  # a face at the threshold has not failed, but leaves no area
+    ],
+)
+def test_rates_at_any_threshold(threshold, failed, area):
+    assert failure_rate([2, 4, 9, 25], threshold) == failed
+    assert area_under_ced([2, 4, 9, 25], threshold) == pytest.approx(area)
 
 
 @pytest.mark.parametrize("kind", ["inter_ocular", "inter_pupil", "box"])
@@ -167,17 +251,19 @@ def test_perfect_predictions():
 @given(
     cuts=st.lists(st.integers(0, 12), max_size=5),
     order=st.randoms(use_true_random=False),
-    kind=st.sampled_from(["inter_ocular", "inter_pupil", "box"]),
+    kind=st.sampled_from(KINDS),
     seed=st.integers(0, 1000),
 )
 def test_any_split_merged_in_any_order_gives_equal_figures(cuts, order, kind, seed):
     predicted, true, claims = random_faces(12, seed)
+    visible = np.random.default_rng(seed).random((12, 68)) < 0.9
     whole = LandmarkMetrics(SCHEME, kind)
-    whole.update(predicted, true, claims)
+    whole.update(predicted, true, claims, boxes=BOXES, visible=visible)
     shards = []
     for start, stop in itertools.pairwise([0, *sorted(cuts), 12]):
         shard = LandmarkMetrics(SCHEME, kind)
-        shard.update(predicted[start:stop], true[start:stop], claims[start:stop])
+        part = slice(start, stop)
+        shard.update(predicted[part], true[part], claims[part], boxes=BOXES[part], visible=visible[part])
         shards.append(shard)
     order.shuffle(shards)
     merged = LandmarkMetrics(SCHEME, kind)

@@ -12,10 +12,10 @@ from veilmark.faces.datasets import load_faces
 from veilmark.run.checkpoints import read_tensors
 from veilmark.run.errors import DataError
 from veilmark.run.folder import RunError, RunFolder
-from veilmark.sht.dhln_training import DHLNTraining, fit_calibration, mean_shape, prepare, train_dhln
+from veilmark.sht.dhln_training import DHLNTraining, fit_calibration, mean_shape, train_dhln
 from veilmark.sht.inference import predict
 from veilmark.sht.pretrained import load_dhln
-from veilmark.sht.protocol import ReferenceFaces
+from veilmark.sht.protocol import ReferenceFaces, prepare_faces
 from veilmark.sht.samples import SampleConfig, TrainingFaces
 from veilmark.sht.training import Interrupted, Schedule, Trainer, choose_precision, learning_rate
 
@@ -44,7 +44,7 @@ def test_a_training_leaves_weights_that_load_and_a_log(synthetic_ytf68, tmp_path
     assert steps == [4, 8, 12]
     assert all(0 <= r["waiting_percent"] <= 100 for r in run.read_log() if "loss" in r)
     # The mean face of the training people is what the table's floor uses.
-    cache = prepare(load_faces("ytf68", synthetic_ytf68, "train").labelled, tmp_path / "cache", "train")
+    cache = prepare_faces(load_faces("ytf68", synthetic_ytf68, "train").labelled, tmp_path / "cache", "train")
     torch.testing.assert_close(model.mean_shape, mean_shape(cache), atol=1e-3, rtol=0)
 
 
@@ -131,7 +131,7 @@ def test_people_of_the_validation_must_be_others(synthetic_ytf68, tmp_path):
 
 
 def samples(root, cache, **config):
-    prepared = prepare(load_faces("ytf68", root, "train").labelled, cache, "train")
+    prepared = prepare_faces(load_faces("ytf68", root, "train").labelled, cache, "train")
     return TrainingFaces(prepared, SampleConfig.model_validate(config), "ibug68", 64, seed=3)
 
 
@@ -164,7 +164,7 @@ def test_share_of_no_faces(synthetic_ytf68, tmp_path):
 
 def test_calibration_makes_the_mean_claim_the_mean_error(synthetic_ytf68, tmp_path, tiny_weights):
     model = load_dhln(tiny_weights)
-    cache = prepare(load_faces("ytf68", synthetic_ytf68, "train").labelled, tmp_path, "train")
+    cache = prepare_faces(load_faces("ytf68", synthetic_ytf68, "train").labelled, tmp_path, "train")
     faces = ReferenceFaces.from_cache(cache, 64)
     fit_calibration(model, faces, (16, 64))
     claimed, observed = [], []

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from veilmark.faces.datasets import load_faces
-from veilmark.sht.dhln_training import prepare
 from veilmark.sht.evaluation import evaluate
 from veilmark.sht.landmarker import Landmarker
+from veilmark.sht.protocol import prepare_faces
 
 pytestmark = pytest.mark.slow
 
@@ -29,7 +29,7 @@ def data():
 
 def test_the_model_card_can_be_measured_again(data, tmp_path):
     faces = load_faces("ytf68", data, "report")
-    cache = prepare(faces.labelled, tmp_path, "report")
+    cache = prepare_faces(faces.labelled, tmp_path, "report")
     sizes = (16, 32, 128)
     result = evaluate(faces, cache, Landmarker(device="cpu"), "dhln-ytf68", sizes, finder_rows=False)
     published = json.loads((RESULTS / "dhln-ytf68-report.json").read_text())

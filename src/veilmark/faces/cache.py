@@ -1,4 +1,4 @@
-"""The cache of prepared faces: the surroundings of every face, decoded once, read from memory after.
+"""The cache of prepared faces: the surroundings of every face, decoded once, mapped into memory after.
 
 One file of raw pixels and one table per set. Its name is a digest of what went in (names, sizes and dates of
 the pictures, boxes, this format), so that changed data makes a new cache and a broken one is never reused.
@@ -26,8 +26,14 @@ _FORMAT = 1
 SURROUNDINGS = 3.0
 """Side of the kept square over the longer side of the box: room for every augmented crop."""
 
-_LARGEST = 2 * REFERENCE_SIZE / MARGIN
-"""Boxes of more pixels are shrunk by a whole factor, so that they keep at least half as many."""
+
+def _largest(size: int) -> float:
+    """Boxes of more pixels are shrunk by a whole factor, so that they keep at least half as many.
+
+    Args:
+        size: Side of the largest crop that the cache is for.
+    """
+    return 2 * size / MARGIN
 
 
 @dataclass(frozen=True)
@@ -39,16 +45,26 @@ class CachedFace:
         box: ``(4,)`` float32 xyxy.
         points: ``(k, 2)`` float32, or None.
         face: The entry of the data set.
+        scale: Pixels of ``image`` per pixel of the picture, at most 1.
     """
 
     image: NDArray[np.uint8]
     box: NDArray[np.float32]
     points: NDArray[np.float32] | None
     face: Face
+    scale: float = 1.0
 
 
-def surroundings(image: NDArray[np.uint8], box: NDArray[np.floating]) -> tuple[NDArray[np.uint8], float, float, float]:
+def surroundings(
+    image: NDArray[np.uint8], box: NDArray[np.floating], size: int = REFERENCE_SIZE
+) -> tuple[NDArray[np.uint8], float, float, float]:
     """Cuts a face's surroundings out of its picture.
+
+    Args:
+        image: ``(h, w, 3)`` uint8 RGB.
+        box: ``(4,)`` xyxy in its pixels.
+        size: Side of the largest crop that is wanted, in pixels: what is kept is at least that fine, where the
+            picture is.
 
     Returns:
         The pixels, the left and top edge in the picture, and pixels kept per picture pixel.
@@ -63,7 +79,7 @@ def surroundings(image: NDArray[np.uint8], box: NDArray[np.floating]) -> tuple[N
         int(np.clip(cy + reach + 1, top + 1, height)),
     )
     part = image[top:bottom, left:right]
-    scale = min(1.0, _LARGEST / max(x1 - x0, y1 - y0))
+    scale = min(1.0, _largest(size) / max(x1 - x0, y1 - y0))
     if scale < 1:
         # The same factor on both axes, exactly: sides are rounded up and padded by their last pixels.
         finer = int(np.ceil(1 / scale))
@@ -77,8 +93,9 @@ def surroundings(image: NDArray[np.uint8], box: NDArray[np.floating]) -> tuple[N
     return np.ascontiguousarray(part), float(left), float(top), scale
 
 
-def _digest(faces: Sequence[Face], boxes: NDArray[np.float32]) -> str:
-    parts = hashlib.sha256(f"{_FORMAT} {SURROUNDINGS} {_LARGEST}".encode())
+def _digest(faces: Sequence[Face], boxes: NDArray[np.float32], size: int) -> str:
+    # At the usual size this is the digest of the caches that were made before there were others.
+    parts = hashlib.sha256(f"{_FORMAT} {SURROUNDINGS} {_largest(size)}".encode())
     for face in faces:
         try:
             status = face.path.stat()
@@ -122,7 +139,7 @@ class FaceCache:
             np.float32
         )
         points = None if face.points is None else ((face.points - edge) * row["scale"]).astype(np.float32)
-        return CachedFace(image, box, points, face)
+        return CachedFace(image, box, points, face, float(row["scale"]))
 
     @classmethod
     def prepare(
@@ -131,6 +148,7 @@ class FaceCache:
         boxes: NDArray[np.float32],
         folder: Path,
         advance: Callable[[], object] = lambda: None,
+        size: int = REFERENCE_SIZE,
     ) -> FaceCache:
         """Reads the cache of these faces, making it first if it is not there.
 
@@ -139,13 +157,16 @@ class FaceCache:
             boxes: ``(n, 4)`` their boxes in picture pixels.
             folder: Where caches lie.
             advance: Called after each picture that was decoded.
+            size: Side of the largest crop that will be taken, in pixels; larger ones keep larger pictures.
         """
-        name = f"faces-{_digest(faces, boxes)}"
+        name = f"faces-{_digest(faces, boxes, size)}"
         pixels_path, table_path = folder / f"{name}.bin", folder / f"{name}.json"
         if not _whole(pixels_path, table_path):
-            cls._write(faces, boxes, pixels_path, table_path, advance)
+            cls._write(faces, boxes, pixels_path, table_path, advance, size)
         stored = json.loads(table_path.read_text(encoding="utf-8"))
-        cache = cls(faces, np.fromfile(pixels_path, dtype=np.uint8), stored["faces"])
+        # Mapped, not loaded: the caches of the larger sets exceed the memory of most machines.
+        pixels = np.memmap(pixels_path, np.uint8, "r") if stored["bytes"] else np.zeros(0, dtype=np.uint8)
+        cache = cls(faces, pixels.view(np.ndarray), stored["faces"])
         cache.skipped = stored["skipped"]
         return cache
 
@@ -156,6 +177,7 @@ class FaceCache:
         pixels: Path,
         table: Path,
         advance: Callable[[], object],
+        size: int,
     ) -> None:
         pixels.parent.mkdir(parents=True, exist_ok=True)
         rows: list[dict[str, float]] = []
@@ -165,7 +187,7 @@ class FaceCache:
         with half_written.open("wb") as file:
             for number, (face, box) in enumerate(zip(faces, boxes, strict=True)):
                 try:
-                    part, left, top, scale = surroundings(read_image(face.path), box)
+                    part, left, top, scale = surroundings(read_image(face.path), box, size)
                 except ImageError as error:
                     skipped[str(face.path)] = str(error)
                     continue

@@ -7,16 +7,23 @@ into batches, shards or clients, merged in any order, gives the same figures. Al
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from skimage.metrics import structural_similarity
 
-from veilmark.landmarks.schemes import Scheme
+from veilmark.landmarks.nme import (
+    Normaliser,
+    face_nme,
+    normalisers,
+    point_errors,
+    refuse_first,
+    visible_sums,
+    which_visible,
+)
+from veilmark.landmarks.scheme import Scheme
 from veilmark.run.errors import DataError
-
-Normaliser = Literal["inter_ocular", "inter_pupil", "box"]
 
 PSNR_CAP = 100.0
 """Decibels of an (almost) identical picture, so that one of them leaves the mean finite."""
@@ -25,88 +32,31 @@ SSIM_WINDOW = 11
 """Side in pixels of SSIM's Gaussian window at sigma 1.5; smaller pictures have no SSIM."""
 
 
-def _length(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
-    # Not np.linalg.norm or np.hypot: plain products and a root round alike for every batch size.
-    return np.sqrt(vectors[..., 0] * vectors[..., 0] + vectors[..., 1] * vectors[..., 1])
-
-
-def _refuse_first(bad: NDArray[np.bool_], values: NDArray[np.float64], name: str, remedy: str) -> None:
-    found = np.argwhere(bad)
-    if len(found):
-        place = ", ".join(f"{axis} {i}" for axis, i in zip(("face row", "point"), found[0], strict=False))
-        raise DataError(f"{place} (counted from 0): {name} is {values[tuple(found[0])]:g} px; {remedy}")
-
-
-def normalisers(points: ArrayLike, scheme: Scheme, kind: Normaliser) -> NDArray[np.float64]:
-    """The length that divides each face's errors.
-
-    Args:
-        points: True points, ``(n, k, 2)`` in pixels.
-        scheme: Scheme of the points; names the eyes.
-        kind: ``inter_ocular``: between the outer eye corners. ``inter_pupil``: between the means of the eyes'
-            points. ``box``: square root of width x height of the true points' tight box, which unlike the
-            other two does not collapse in profile.
-
-    Returns:
-        ``(n,)`` float64 in pixels, all above 0.
-
-    Raises:
-        DataError: If a face's length is 0 or not finite; the message names its row.
-        ValueError: If ``kind`` or the shape is unknown.
-    """
-    true = np.asarray(points, dtype=np.float64)
-    if true.ndim != 3 or true.shape[1:] != (len(scheme), 2):
-        raise ValueError(f"points have shape {true.shape}, expected (n, {len(scheme)}, 2) for {scheme.name}")
-    if kind == "inter_ocular":
-        first, second = scheme.inter_ocular
-        lengths = _length(true[:, second] - true[:, first])
-    elif kind == "inter_pupil":
-        lengths = _length(true[:, scheme.right_eye].mean(axis=1) - true[:, scheme.left_eye].mean(axis=1))
-    elif kind == "box":
-        extent = true.max(axis=1) - true.min(axis=1)
-        lengths = np.sqrt(extent[:, 0] * extent[:, 1])
-    else:
-        raise ValueError(f"unknown normaliser {kind!r}; known: inter_ocular, inter_pupil, box")
-    remedy = "correct or leave out its true points, or choose another normaliser"
-    _refuse_first(~(np.isfinite(lengths) & (lengths > 0)), lengths, f"its {kind} length", remedy)
-    return lengths
-
-
-def point_errors(predicted: ArrayLike, true: ArrayLike) -> NDArray[np.float64]:
-    """Distances between predicted and true points, both ``(n, k, 2)`` in the same pixels.
-
-    Returns:
-        ``(n, k)`` float64 in pixels.
-
-    Raises:
-        DataError: If a coordinate is not finite; the message names the face's row and point.
-        ValueError: If the shapes differ.
-    """
-    a, b = np.asarray(predicted, dtype=np.float64), np.asarray(true, dtype=np.float64)
-    if a.shape != b.shape or a.ndim != 3 or a.shape[-1] != 2:
-        raise ValueError(f"predicted points {a.shape} and true points {b.shape} must both be (n, k, 2)")
-    errors = _length(a - b)
-    _refuse_first(~np.isfinite(errors), errors, "its error", "coordinates must be finite numbers")
-    return errors
-
-
-def face_nme(
-    predicted: ArrayLike, true: ArrayLike, scheme: Scheme, kind: Normaliser = "inter_ocular"
-) -> NDArray[np.float64]:
-    """Normalised mean error of each face: ``(n, k, 2)`` points twice to ``(n,)`` percent.
-
-    Raises:
-        DataError: See :func:`normalisers` and :func:`point_errors`.
-    """
-    errors = point_errors(predicted, true)
-    means = np.array([math.fsum(row) for row in errors], dtype=np.float64) / len(scheme)
-    return 100 * means / normalisers(true, scheme, kind)
-
-
 def ced(nmes: ArrayLike, thresholds: ArrayLike) -> NDArray[np.float64]:
     """Cumulative error distribution of ``(n,)`` NMEs: percent of faces up to each of ``(m,)`` thresholds."""
     ordered = np.sort(np.asarray(nmes, dtype=np.float64))
     return 100 * np.searchsorted(ordered, thresholds, side="right") / len(ordered)
+
+
+def failure_rate(nmes: Sequence[float], threshold: float) -> float:
+    """Percent of faces whose NME lies above ``threshold`` percent.
+
+    Args:
+        nmes: NME of each face in percent, at least one.
+        threshold: In percent; a face at it has not failed.
+    """
+    return 100 * sum(nme > threshold for nme in nmes) / len(nmes)
+
+
+def area_under_ced(nmes: Sequence[float], threshold: float) -> float:
+    """The exact area under the CED from 0 to ``threshold`` percent, in percent of the whole.
+
+    Args:
+        nmes: NME of each face in percent, at least one.
+        threshold: In percent, above 0.
+    """
+    # The CED is a step function: a face with NME e adds 1/n from e on, an area of (threshold - e)/n.
+    return 100 * math.fsum(max(0.0, 1 - nme / threshold) for nme in nmes) / len(nmes)
 
 
 class LandmarkMetrics:
@@ -126,27 +76,39 @@ class LandmarkMetrics:
         """NME of each face so far, ``(n,)`` percent, in the order of the updates."""
         return np.array(self._nmes, dtype=np.float64)
 
-    def update(self, predicted: ArrayLike, true: ArrayLike, expected_error: ArrayLike | None = None) -> None:
+    def update(
+        self,
+        predicted: ArrayLike,
+        true: ArrayLike,
+        expected_error: ArrayLike | None = None,
+        *,
+        boxes: ArrayLike | None = None,
+        visible: ArrayLike | None = None,
+    ) -> None:
         """Adds faces; nothing is added if an error is raised.
 
         Args:
             predicted: ``(n, k, 2)`` in pixels.
             true: ``(n, k, 2)`` in the same pixels.
             expected_error: ``(n, k)`` claimed distances; faces without are left out of the calibration.
+            boxes: ``(n, 4)`` the set's own boxes in the same pixels, for the kinds of length that need them.
+            visible: ``(n, k)`` bool, the points that count, in the NME and in the calibration; all by default.
 
         Raises:
             DataError: If a coordinate, claim or normaliser is unusable; the message names the face's row.
             ValueError: If shapes disagree.
         """
-        errors, nmes = point_errors(predicted, true), face_nme(predicted, true, self.scheme, self.kind)
+        errors = point_errors(predicted, true)
+        nmes = face_nme(predicted, true, self.scheme, self.kind, boxes=boxes, visible=visible)
         if expected_error is not None:
             claims = np.asarray(expected_error, dtype=np.float64)
             if claims.shape != errors.shape:
                 raise ValueError(f"expected_error has shape {claims.shape}, expected {errors.shape}")
             remedy = "claims must be finite distances of 0 px or more"
-            _refuse_first(~(np.isfinite(claims) & (claims >= 0)), claims, "its expected error", remedy)
-            self._claimed.extend(math.fsum(row) for row in claims)
-            self._observed.extend(math.fsum(row) for row in errors)
+            refuse_first(~(np.isfinite(claims) & (claims >= 0)), claims, "its expected error", remedy)
+            chosen = which_visible(visible, errors.shape)
+            self._claimed.extend(visible_sums(claims, chosen).tolist())
+            self._observed.extend(visible_sums(errors, chosen).tolist())
         self._nmes.extend(nmes.tolist())
 
     def merge(self, other: LandmarkMetrics) -> None:
@@ -181,10 +143,9 @@ class LandmarkMetrics:
             "n": n,
             "nme": math.fsum(self._nmes) / n,
             "nme_median": float(np.median(self._nmes)),
-            "fr8": 100 * sum(nme > 8 for nme in self._nmes) / n,
-            "fr10": 100 * sum(nme > 10 for nme in self._nmes) / n,
-            # The CED is a step function: a face with NME e adds 1/n from e on, an area of (10 - e)/n.
-            "auc10": 100 * math.fsum(max(0.0, 1 - nme / 10) for nme in self._nmes) / n,
+            "fr8": failure_rate(self._nmes, 8),
+            "fr10": failure_rate(self._nmes, 10),
+            "auc10": area_under_ced(self._nmes, 10),
             "calibration": math.fsum(self._claimed) / observed if observed > 0 else None,
         }
 
@@ -297,3 +258,19 @@ class ImageMetrics:
         if n == 0:
             raise DataError("no picture to score: PSNR and SSIM need at least one")
         return {name: math.fsum(values) / n for name, values in self._values.items()} | {"n": n}
+
+
+__all__ = [
+    "ImageMetrics",
+    "LandmarkMetrics",
+    "Normaliser",
+    "area_under_ced",
+    "bootstrap_interval",
+    "ced",
+    "face_nme",
+    "failure_rate",
+    "luma",
+    "normalisers",
+    "point_errors",
+    "psnr",
+]

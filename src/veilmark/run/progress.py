@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -15,6 +17,19 @@ console = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty(
 def say(message: str) -> None:
     """Prints a line for people, unbroken: a path must stay whole to be copied. Rich markup counts."""
     console.print(message, soft_wrap=True)
+
+
+@contextmanager
+def speaking(aloud: bool) -> Iterator[None]:
+    """Holds messages and bars back unless ``aloud``: of many processes that do the same, one speaks.
+
+    What is said after the context, such as what went wrong in it, is heard again.
+    """
+    console.quiet = not aloud
+    try:
+        yield
+    finally:
+        console.quiet = False
 
 
 def figures_table(title: str, figures: dict[str, dict[str, float]]) -> Table:

@@ -9,26 +9,27 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from lightning.fabric import Fabric
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from veilmark.faces.cache import FaceCache
-from veilmark.faces.crop import REFERENCE_SIZE, Crop
-from veilmark.faces.datasets import Face, load_faces
+from veilmark.faces.crop import Crop
+from veilmark.faces.datasets import Face, FaceSet, load_faces
+from veilmark.faces.datasets.protocol import Published
 from veilmark.run.checkpoints import read_tensors
 from veilmark.run.config import dump
 from veilmark.run.errors import ConfigError, DataError, WeightsError
 from veilmark.run.folder import RunFolder, write_json
-from veilmark.run.progress import progress_bar, say
+from veilmark.run.progress import say
 from veilmark.run.seeds import rng_for
 from veilmark.sht.dhln import DHLN
 from veilmark.sht.inference import predict
 from veilmark.sht.losses import Batch, DHLNLoss, Weights, claim_loss
 from veilmark.sht.pretrained import weights_folder
-from veilmark.sht.protocol import ReferenceFaces, quick_figures
+from veilmark.sht.protocol import ReferenceFaces, prepare_faces, quick_figures, score_hallucination, scored_faces
 from veilmark.sht.samples import SampleConfig, TrainingFaces
-from veilmark.sht.training import Schedule, Trainer
+from veilmark.sht.schedule import Schedule
+from veilmark.sht.training import Trainer, make_fabric
 
 
 class DataConfig(BaseModel):
@@ -38,13 +39,16 @@ class DataConfig(BaseModel):
         layout: Published layout of the data folder.
         train: Split that is learned from.
         select: Split of other people: validation during training, and the calibration of the expected error.
+            Null where the set has no such split: then ``held_out`` of the training people take that part.
+        held_out: Share of the training people (of its pictures, where the set names no people) that are held out.
         labelled_people: Share of the training people whose labels are used; the others' faces have none then.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     layout: str = "ytf68"
     train: str = "train"
-    select: str = "select"
+    select: str | None = "select"
+    held_out: float = Field(0.0, ge=0, lt=1)
     labelled_people: float = Field(1.0, gt=0, le=1)
 
 
@@ -111,39 +115,6 @@ class Trained:
     skipped: dict[str, str]
 
 
-def prepare(
-    faces: list[Face],
-    folder: Path,
-    what: str,
-    size: int = REFERENCE_SIZE,
-    boxes: NDArray[np.float32] | None = None,
-) -> FaceCache:
-    """The cache of faces, with a progress bar while it is made.
-
-    Args:
-        faces: The faces.
-        folder: Where caches lie.
-        what: What they are called on the bar.
-        size: Side of the largest crop that will be asked for.
-        boxes: ``(n, 4)`` boxes in picture pixels, for faces without annotated ones.
-
-    Raises:
-        DataError: If no picture could be read.
-    """
-    if boxes is None:
-        boxes = np.stack([face.box for face in faces])
-    with progress_bar("pictures") as bar:
-        task = bar.add_task(f"preparing {what}", total=len(faces), note="")
-        cache = FaceCache.prepare(faces, boxes, folder, lambda: bar.advance(task), size)
-        bar.update(task, completed=len(faces))
-    if not len(cache):
-        raise DataError(
-            f"none of the {len(faces)} pictures of {what} could be read; the first: "
-            f"{next(iter(cache.skipped.values()))}"
-        )
-    return cache
-
-
 def mean_shape(cache: FaceCache) -> Tensor:
     """Mean landmarks of cached faces as shares of the crop's side, ``(k, 2)``."""
     shapes = []
@@ -170,8 +141,9 @@ def fit_calibration(model: DHLN, faces: ReferenceFaces, sizes: tuple[int, ...]) 
     claims, distances = [], []
     for size in sizes:
         prediction = predict(model, faces.shrunk(size))
-        claims.append(prediction.expected_error)
-        distances.append(np.linalg.norm(prediction.points - faces.points, axis=2))
+        seen = np.ones(prediction.expected_error.shape, dtype=np.bool_) if faces.visible is None else faces.visible
+        claims.append(prediction.expected_error[seen])
+        distances.append(np.linalg.norm(prediction.points - faces.points, axis=2)[seen])
     log_claim = torch.from_numpy(np.concatenate(claims)).log()
     distance = torch.from_numpy(np.concatenate(distances))
     fitted = torch.tensor([0.0, 1.0], dtype=torch.float64, requires_grad=True)
@@ -193,17 +165,24 @@ class TrainingSets:
     """The faces of a training, read but not yet prepared.
 
     Attributes:
-        labelled: Faces that are learned from.
+        labelled: Faces that are learned from; in a set without labels, faces that teach hallucination alone.
         withheld: Faces of the same split that count as unlabelled: those without labels, and those of people
             whose labels are not used.
         others: Labelled faces of other people, for validation and calibration.
         people: People of the labelled faces.
+        protocol: How the set is scored, where it is a published one.
     """
 
     labelled: list[Face]
     withheld: list[Face]
     others: list[Face]
     people: list[str]
+    protocol: Published | None = None
+
+    @property
+    def labels(self) -> bool:
+        """Whether there is any label."""
+        return self.labelled[0].points is not None
 
 
 def open_sets(config: LandmarkTraining, data: Path) -> TrainingSets:
@@ -212,28 +191,47 @@ def open_sets(config: LandmarkTraining, data: Path) -> TrainingSets:
     Raises:
         VeilmarkError: If the data does not fit, or the same people are in both splits.
     """
-    learned = load_faces(config.data.layout, data, config.data.train)
-    others = load_faces(config.data.layout, data, config.data.select)
+    known = config.data
+    learned, others = _two_parts(config, load_faces(known.layout, data, known.train), data)
     shared = set(learned.people) & set(others.people)
     if shared:
         raise DataError(
-            f"{len(shared)} people are in both {config.data.train!r} and {config.data.select!r} "
+            f"{len(shared)} people are in both {known.train!r} and {known.select!r} "
             f"(first: {min(shared)}); validation needs people that training does not see"
         )
-    for part in (learned, others):
-        if not part.labelled:
-            raise DataError(f"{part.layout}/{part.split} has no labelled face; a training needs some")
-        if part.scheme != config.network.scheme:
-            raise ConfigError(
-                f"network.scheme is {config.network.scheme!r}, but {part.layout}/{part.split} is labelled in "
-                f"{part.scheme!r}; use --set network.scheme={part.scheme}"
-            )
+    if not learned.labelled:
+        # A set of faces alone teaches hallucination alone.
+        return TrainingSets(scored_faces(learned), [], scored_faces(others), learned.people, learned.protocol)
     named = learned.people or sorted(face.name for face in learned.labelled)
     count = max(1, round(config.data.labelled_people * len(named)))
     kept = set(rng_for(config.seed, 7).permutation(named)[:count])
     labelled = [face for face in learned.labelled if (face.person or face.name) in kept]
     withheld = [replace(face, points=None) for face in learned.labelled if (face.person or face.name) not in kept]
-    return TrainingSets(labelled, withheld + learned.unlabelled, others.labelled, sorted(kept))
+    return TrainingSets(labelled, withheld + learned.unlabelled, scored_faces(others), sorted(kept), learned.protocol)
+
+
+def _two_parts(config: LandmarkTraining, learned: FaceSet, data: Path) -> tuple[FaceSet, FaceSet]:
+    """The faces to learn from and those of other people, in the network's scheme."""
+    known, scheme = config.data, config.network.scheme
+    if (known.select is None) != (known.held_out > 0):
+        raise ConfigError(
+            f"data.select is {known.select!r} and data.held_out {known.held_out}; give a split, or null and a share"
+        )
+    learned = learned.in_scheme(scheme)
+    if known.select is not None:
+        return learned, load_faces(known.layout, data, known.select).in_scheme(scheme)
+    everybody = sorted({face.person or face.name for face in learned.labelled + learned.unlabelled})
+    count = max(1, round(known.held_out * len(everybody)))
+    held = set(rng_for(config.seed, 8).permutation(everybody)[:count])
+
+    def part(inside: bool) -> FaceSet:
+        labelled, unlabelled = (
+            [face for face in faces if ((face.person or face.name) in held) == inside]
+            for faces in (learned.labelled, learned.unlabelled)
+        )
+        return replace(learned, labelled=labelled, unlabelled=unlabelled)
+
+    return part(False), part(True)
 
 
 def start_from(model: nn.Module, weights: str) -> None:
@@ -268,18 +266,28 @@ class Detector:
         if config.init is not None:
             start_from(self.model, config.init)
         size = self.model.size
-        self.train_cache = prepare(sets.labelled, cache, config.data.train, size)
-        self.select_cache = prepare(sets.others, cache, config.data.select, size)
-        self.model.mean_shape.copy_(mean_shape(self.train_cache))
-        self.reference = ReferenceFaces.from_cache(self.select_cache, size)
+        self.train_cache = prepare_faces(sets.labelled, cache, config.data.train, size)
+        self.select_cache = prepare_faces(sets.others, cache, config.data.select or "held-out faces", size)
+        self.reference: ReferenceFaces | None = None
+        if sets.labels:
+            self.model.mean_shape.copy_(mean_shape(self.train_cache))
+            kind = "inter_ocular" if sets.protocol is None else sets.protocol.usual
+            self.reference = ReferenceFaces.from_cache(self.select_cache, size, kind)
         self.samples = TrainingFaces(self.train_cache, config.samples, self.model.scheme, size, config.seed)
         self.loss = DHLNLoss(config.losses, self.model.scheme, size, self.model.map_stride)
 
     def validate(self, network: nn.Module) -> dict[str, dict[str, float]]:
         """Figures on other people."""
-        return quick_figures(network, self.reference, self.config.validate_sizes, self.config.network.detail)
+        if self.reference is not None:
+            return quick_figures(network, self.reference, self.config.validate_sizes, self.config.network.detail)
+        sizes = [size for size in self.config.validate_sizes if size < self.model.size]
+        rows = score_hallucination(network, self.select_cache, sizes, mirror=False)
+        return {
+            str(row["size"]): {"psnr": row["psnr_rgb"], "psnr_gain": row["psnr_rgb"] - row["bicubic_psnr_rgb"]}
+            for row in rows
+        }
 
-    def trainer(self, fabric: Fabric | None, stage: str = "last") -> Trainer[DHLN, Batch]:
+    def trainer(self, fabric: Fabric, stage: str = "last") -> Trainer[DHLN, Batch]:
         """The trainer of the first stage."""
         return Trainer(
             self.run,
@@ -294,7 +302,8 @@ class Detector:
 
     def release(self, trained: DHLN, seconds: float, summary: dict[str, Any]) -> Trained:
         """Calibrates, writes the weights in half precision, and the summary."""
-        fit_calibration(trained, self.reference, self.config.validate_sizes)
+        if self.reference is not None:
+            fit_calibration(trained, self.reference, self.config.validate_sizes)
         figures = self.validate(trained)
         weights = self.run.path / "weights"
         trained.half().save_pretrained(weights)
@@ -321,25 +330,33 @@ def go_on(trainer: Trainer[Any, Any]) -> None:
 
 def train_dhln(
     config: DHLNTraining, data: Path, run: RunFolder, cache: Path, resume: bool, fabric: Fabric | None = None
-) -> Trained:
+) -> Trained | None:
     """Trains, calibrates and writes the weights.
 
     Args:
         config: The resolved config.
         data: Folder of the data set.
-        run: The run folder, held by the caller.
+        run: The run folder, held by the caller where it is the first process.
         cache: Where prepared faces are kept.
         resume: Whether to go on from the run folder's checkpoint.
-        fabric: Devices and processes, launched by the caller; made from the schedule by default.
+        fabric: Devices and processes, launched once data and run folder are known to fit; one by default.
+
+    Returns:
+        The end of the training in the first process, None in the others.
 
     Raises:
         VeilmarkError: If the data or the run folder does not fit; nothing has been trained then.
     """
+    fabric = fabric or make_fabric(config.schedule)
     sets = open_sets(config, data)
-    run.start(dump(config), resume)
-    detector = Detector(config, sets, run, cache)
+    if fabric.is_global_zero:
+        run.start(dump(config), resume)
+    fabric.launch()
+    # The first process makes the caches, the others read them.
+    with fabric.rank_zero_first():
+        detector = Detector(config, sets, run, cache)
     trainer = detector.trainer(fabric)
     if resume:
         go_on(trainer)
     trained = trainer.fit()
-    return detector.release(trained, trainer.seconds, {})
+    return detector.release(trained, trainer.seconds, {}) if fabric.is_global_zero else None

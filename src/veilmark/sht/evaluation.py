@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import datetime
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,31 +13,33 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-import veilmark
 from veilmark.faces.cache import FaceCache
-from veilmark.faces.crop import MARGIN, overlap
-from veilmark.faces.datasets import Face, FaceSet
+from veilmark.faces.datasets import FaceSet
 from veilmark.faces.degrade import shrink
 from veilmark.faces.images import ImageError, read_image, write_png
 from veilmark.landmarks.draw import draw_landmarks
-from veilmark.landmarks.metrics import ImageMetrics, LandmarkMetrics, bootstrap_interval
+from veilmark.landmarks.metrics import LandmarkMetrics, Normaliser, bootstrap_interval
 from veilmark.landmarks.reading import read_predictions
 from veilmark.landmarks.result import Landmarks
+from veilmark.landmarks.schemes import get_scheme
 from veilmark.run.errors import ConfigError, DataError
 from veilmark.run.folder import write_json, write_text
 from veilmark.run.seeds import rng_for
+from veilmark.sht.found import FoundFace, find_small
 from veilmark.sht.inference import Prediction, predict
 from veilmark.sht.landmarker import Landmarker
-from veilmark.sht.protocol import ReferenceFaces, bicubic, score_points
-
-JITTER = 0.1
-"""Where the finder finds no face, the annotated box is moved and resized by up to this share of its side."""
+from veilmark.sht.protocol import (
+    HallucinationScore,
+    ReferenceFaces,
+    regions_and_visible,
+    score_hallucination,
+    score_points,
+)
+from veilmark.sht.protocol_words import protocol_of
+from veilmark.sht.published import Answers, published_rows
 
 MEAN_SHAPE = "mean shape"
 """The method that puts the mean face of the training people into the box."""
-
-_MATCH = 0.3
-"""Smallest intersection over union at which a found box is the annotated face."""
 
 
 @dataclass
@@ -49,6 +50,7 @@ class Evaluation:
         protocol: What was measured, and how.
         landmarks: One row per method, box and size; rates in percent.
         hallucination: One row per size below the reference's.
+        published: The table that papers print for the set, at the largest size: one row per subset.
         nmes: Per-face NME in percent by ``(method, box, size)``.
         names: The faces, in the order of every array in ``nmes``.
         examples: Pictures of the best, median and worst faces, with captions.
@@ -58,6 +60,7 @@ class Evaluation:
     protocol: dict[str, Any]
     landmarks: list[dict[str, Any]] = field(default_factory=list)
     hallucination: list[dict[str, Any]] = field(default_factory=list)
+    published: list[dict[str, Any]] = field(default_factory=list)
     nmes: dict[tuple[str, str, int], NDArray[np.float64]] = field(default_factory=dict)
     names: list[str] = field(default_factory=list)
     examples: list[tuple[NDArray[np.uint8], str]] = field(default_factory=list)
@@ -85,6 +88,7 @@ class Evaluation:
             "landmarks": [row for row in self.landmarks if row["method"] != MEAN_SHAPE],
             "mean_shape": [row for row in self.landmarks if row["method"] == MEAN_SHAPE],
             "hallucination": self.hallucination,
+            "published": self.published,
         }
         write_json(folder / "metrics.json", metrics)
 
@@ -97,26 +101,9 @@ class Evaluation:
         self.nmes[method, box, size] = np.asarray(scored.nmes)
 
 
-def protocol_of(faces: FaceSet, landmarker: Landmarker, weights: str) -> dict[str, Any]:
-    """The protocol, in words that stand beside every number."""
-    eyes = landmarker.model.scheme
-    return {
-        "data": f"{faces.layout}/{faces.split}",
-        "faces": len(faces.labelled),
-        "people": len(faces.people),
-        "weights": weights,
-        "normalisation": f"inter-ocular (points 36 and 45 of {eyes})",
-        "crop": f"box of the annotated points, margin {MARGIN}, {landmarker.model.size} px reference",
-        "degradation": "plain area downsample of the reference crop (annotated box) or of the whole picture (finder)",
-        "finder": f"{type(landmarker.finder).__name__}; where it misses the face, the annotated box jittered by "
-        f"{JITTER:.0%} in place and size",
-        "mirror": landmarker.mirror,
-        "looks": {"annotated": 1, "finder": 2 if landmarker.refine else 1},
-        "images": "PSNR is the mean of the images' PSNRs; SSIM Gaussian, sigma 1.5; no border crop; Y of BT.601",
-        "interval": "95 %, bootstrap over people",
-        "version": veilmark.__version__,
-        "date": datetime.date.today().isoformat(),
-    }
+def _usual(faces: FaceSet) -> Normaliser:
+    """The length that divides the errors of a set's faces."""
+    return "inter_ocular" if faces.protocol is None else faces.protocol.usual
 
 
 def _mean_shape(landmarker: Landmarker, count: int) -> Prediction:
@@ -126,62 +113,19 @@ def _mean_shape(landmarker: Landmarker, count: int) -> Prediction:
     return Prediction(points, np.ones(points.shape[:2]), np.zeros(count), None)
 
 
-def jittered(box: NDArray[np.floating], rng: np.random.Generator) -> NDArray[np.float64]:
-    """The box moved and resized, each by up to 10 % of its longer side."""
-    x0, y0, x1, y1 = (float(v) for v in box)
-    side = max(x1 - x0, y1 - y0)
-    dx, dy, grow = rng.uniform(-JITTER, JITTER, 3)
-    centre = np.array([(x0 + x1) / 2 + dx * side, (y0 + y1) / 2 + dy * side])
-    half = np.array([x1 - x0, y1 - y0]) / 2 * (1 + grow)
-    return np.concatenate([centre - half, centre + half])
-
-
-@dataclass(frozen=True)
-class FoundFace:
-    """A whole picture made small, and the box from which landmarks are to be found in it.
-
-    Attributes:
-        image: The small picture.
-        box: The box in it.
-        factor: Small pixels per original pixel, ``(x, y)``.
-        found: Whether the finder found the face.
-    """
-
-    image: NDArray[np.uint8]
-    box: NDArray[np.float64]
-    factor: NDArray[np.float64]
-    found: bool
-
-
-def find_small(face: Face, image: NDArray[np.uint8], size: int, landmarker: Landmarker, number: int) -> FoundFace:
-    """Makes a picture so small that the face has ``size`` px, and lets the finder look for it there."""
-    side = MARGIN * float(max(face.box[2] - face.box[0], face.box[3] - face.box[1]))
-    height, width = image.shape[:2]
-    smaller = min(1.0, size / side)
-    small_size = (max(1, round(width * smaller)), max(1, round(height * smaller)))
-    small = np.asarray(cv2.resize(image, small_size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
-    factor = np.array([small_size[0] / width, small_size[1] / height])
-    true_box = face.box.astype(np.float64) * np.tile(factor, 2)
-    boxes = landmarker.finder.find(small).boxes
-    overlaps = [overlap(box.astype(np.float64), true_box) for box in boxes]
-    if overlaps and max(overlaps) >= _MATCH:
-        return FoundFace(small, boxes[int(np.argmax(overlaps))].astype(np.float64), factor, True)
-    return FoundFace(small, jittered(true_box, rng_for(0, size, number)), factor, False)
-
-
 def _evaluate_found(
     result: Evaluation,
-    faces: Sequence[Face],
+    faces: FaceSet,
     landmarker: Landmarker,
     sizes: Sequence[int],
     advance: Callable[[], object],
 ) -> None:
     """The rows whose box comes from the finder."""
-    definition = Landmarks.empty(landmarker.model.scheme).definition
-    scored = {size: LandmarkMetrics(definition) for size in sizes}
+    definition = get_scheme(landmarker.model.scheme)
+    scored = {size: LandmarkMetrics(definition, _usual(faces)) for size in sizes}
     found = dict.fromkeys(sizes, 0)
     people: list[str] = []
-    for number, face in enumerate(faces):
+    for number, face in enumerate(faces.labelled):
         advance()
         try:
             image = read_image(face.path)
@@ -190,12 +134,13 @@ def _evaluate_found(
         if face.points is None:
             continue
         people.append(face.person or face.name)
-        small = [find_small(face, image, size, landmarker, number) for size in sizes]
+        small: list[FoundFace] = [find_small(face, image, size, landmarker, number) for size in sizes]
         seen = landmarker.detect([s.image for s in small], [s.box[None] for s in small], refine=landmarker.refine)
+        regions, visible = regions_and_visible([face], len(definition))
         for size, place, detection in zip(sizes, small, seen, strict=True):
             points = detection.landmarks.points.astype(np.float64) / place.factor
             claims = detection.landmarks.expected_error / place.factor.mean()
-            scored[size].update(points, face.points[None], claims)
+            scored[size].update(points, face.points[None], claims, boxes=regions, visible=visible)
             found[size] += place.found
     for size in sizes:
         result.add("dhln", "finder", size, scored[size], people)
@@ -242,20 +187,27 @@ def evaluate(
     """Scores a network, and the mean face beside it.
 
     Args:
-        faces: The data.
-        cache: Its labelled faces, prepared.
+        faces: The data, in the network's scheme. Of a set without labels only hallucination is scored.
+        cache: Its faces (see :func:`veilmark.sht.protocol.scored_faces`), prepared for crops of the network's size.
         landmarker: The network, how it looks, and the finder.
         weights: What the weights are called in the protocol.
         sizes: Face sizes in pixels, at most the side of the hallucinated face.
         finder_rows: Whether to add the rows whose box comes from the finder.
         advance: Called once a size, and once a picture of the finder's rows.
+
+    Raises:
+        ConfigError: If a size exceeds the network's, or nothing can be scored of a set without labels.
     """
-    result = Evaluation(protocol_of(faces, landmarker, weights), skipped=dict(cache.skipped))
     if max(sizes) > landmarker.model.size:
         raise ConfigError(f"--sizes {max(sizes)}: these weights hallucinate {landmarker.model.size} px faces at most")
-    reference = ReferenceFaces.from_cache(cache, landmarker.model.size)
+    result = Evaluation(protocol_of(faces, landmarker, weights), skipped=dict(cache.skipped))
+    if not faces.labelled:
+        return _evaluate_unlabelled(result, faces, cache, landmarker, sizes, advance)
+    if faces.scheme != landmarker.model.scheme:
+        raise ValueError(f"faces in {faces.scheme}, network in {landmarker.model.scheme}: use faces.in_scheme first")
+    reference = ReferenceFaces.from_cache(cache, landmarker.model.size, _usual(faces))
     result.names = reference.names
-    model, scheme = landmarker.model, Landmarks.empty(landmarker.model.scheme).definition
+    model, scheme = landmarker.model, get_scheme(landmarker.model.scheme)
     for size in sizes:
         small = reference.shrunk(size)
         paint = model.detail is not None
@@ -265,19 +217,44 @@ def evaluate(
         result.add(MEAN_SHAPE, "annotated", size, mean, reference.people)
         result.landmarks[-1]["calibration"] = None
         if prediction.faces is not None and size < model.size:
-            painted, plain = ImageMetrics(), ImageMetrics()
-            painted.update(prediction.faces, reference.crops)
-            plain.update(bicubic(small, model.size), reference.crops)
-            row = {"size": size, **painted.compute()}
-            row |= {f"bicubic_{name}": value for name, value in plain.compute().items() if name != "n"}
-            result.hallucination.append(row)
+            score = HallucinationScore(size)
+            score.update(prediction.faces, small, reference.crops)
+            result.hallucination.append(score.row())
+        if size == max(sizes):
+            side = reference.scales[:, None, None]
+            answers = Answers(
+                reference.names, prediction.points * side, reference.points * side, reference.regions, reference.visible
+            )
+            result.published = published_rows(faces, answers, scheme)
         if size == min(sizes):
             result.examples = _examples(
                 reference, prediction, result.nmes["dhln", "annotated", size], size, scheme.name
             )
         advance()
     if finder_rows:
-        _evaluate_found(result, faces.labelled, landmarker, sizes, advance)
+        _evaluate_found(result, faces, landmarker, sizes, advance)
+    return result
+
+
+def _evaluate_unlabelled(
+    result: Evaluation,
+    faces: FaceSet,
+    cache: FaceCache,
+    landmarker: Landmarker,
+    sizes: Sequence[int],
+    advance: Callable[[], object],
+) -> Evaluation:
+    """Hallucination alone, for a set that has no landmarks in the network's scheme."""
+    model = landmarker.model
+    smaller = [size for size in sizes if size < model.size]
+    named = f"{faces.layout}/{faces.split} has no landmarks, so only hallucination can be scored"
+    if model.detail is None:
+        raise ConfigError(f"{named}, and these weights hallucinate no faces; choose other weights or another set")
+    if not smaller:
+        raise ConfigError(f"{named}: --sizes {max(sizes)} leaves nothing to do; choose sizes below {model.size}")
+    result.hallucination = score_hallucination(
+        model, cache, smaller, mirror=landmarker.mirror, batch=landmarker.batch, advance=advance
+    )
     return result
 
 
@@ -291,9 +268,11 @@ def evaluate_predictions(faces: FaceSet, predictions: Path, landmarker: Landmark
         size: The face size that the points were found at, for the table.
 
     Raises:
-        DataError: If a labelled face has no prediction.
+        DataError: If a labelled face has no prediction, or no face has labels.
     """
-    scheme = Landmarks.empty(faces.scheme).definition
+    if not faces.labelled:
+        raise DataError(f"{faces.layout}/{faces.split} has no face with landmarks to score {predictions} against")
+    scheme = get_scheme(faces.scheme)
     given = read_predictions(predictions, k=len(scheme))
     result = Evaluation(protocol_of(faces, landmarker, weights=f"none (predictions of {predictions.name})"))
     missing = [face.name for face in faces.labelled if face.name not in given]
@@ -302,12 +281,15 @@ def evaluate_predictions(faces: FaceSet, predictions: Path, landmarker: Landmark
             f"{predictions} has no points for {len(missing)} of {len(faces.labelled)} faces, the first: {missing[0]}; "
             "a face that was not found needs a row, too (for example the mean shape in its box)"
         )
-    scored = LandmarkMetrics(scheme)
-    claimed = all(given[face.name][1] is not None for face in faces.labelled)
-    for face in faces.labelled:
-        points, errors = given[face.name]
-        if face.points is not None:
-            scored.update(points[None], face.points[None], errors[None] if claimed and errors is not None else None)
-    result.names = [face.name for face in faces.labelled]
-    result.add(predictions.stem, "given", size, scored, [face.person or face.name for face in faces.labelled])
+    labelled = faces.labelled
+    points = np.stack([given[face.name][0] for face in labelled])
+    true = np.stack([face.points for face in labelled if face.points is not None])
+    claims = [errors for _, errors in (given[face.name] for face in labelled) if errors is not None]
+    regions, visible = regions_and_visible(labelled, len(scheme))
+    scored = LandmarkMetrics(scheme, _usual(faces))
+    claimed = np.stack(claims) if len(claims) == len(labelled) else None
+    scored.update(points, true, claimed, boxes=regions, visible=visible)
+    result.names = [face.name for face in labelled]
+    result.add(predictions.stem, "given", size, scored, [face.person or face.name for face in labelled])
+    result.published = published_rows(faces, Answers(result.names, points, true, regions, visible), scheme)
     return result

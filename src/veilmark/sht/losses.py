@@ -27,6 +27,7 @@ class Batch:
         points: ``(n, k, 2)`` landmarks in pixels of the grid; zeros where there are none.
         labelled: ``(n,)`` bool: whether ``points`` counts.
         is_face: ``(n,)`` bool: False for crops that show no face, or only a part of one.
+        visible: ``(n, k)`` bool: which landmarks count; all, where it is left out.
     """
 
     grid: Tensor
@@ -34,6 +35,7 @@ class Batch:
     points: Tensor
     labelled: Tensor
     is_face: Tensor
+    visible: Tensor | None = None
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
@@ -42,8 +44,15 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The batch on another device."""
-        tensors = (self.grid, self.target, self.points, self.labelled, self.is_face)
-        return Batch(*(tensor.to(device, non_blocking=True) for tensor in tensors))
+        tensors = (self.grid, self.target, self.points, self.labelled, self.is_face, self.visible)
+        return Batch(*(None if tensor is None else tensor.to(device, non_blocking=True) for tensor in tensors))  # type: ignore[arg-type]
+
+    def over_points(self, values: Tensor) -> Tensor:
+        """Means ``(n,)`` of ``(n, k)`` values over each face's visible landmarks."""
+        if self.visible is None:
+            return values.mean(dim=1)
+        seen = self.visible.to(values.dtype)
+        return (values * seen).sum(dim=1) / seen.sum(dim=1).clamp_min(1)
 
 
 def point_distance(points: Tensor, target: Tensor) -> Tensor:
@@ -153,15 +162,15 @@ class DHLNLoss:
         parts = dict.fromkeys(("points", "heatmaps", "face"), zero)
         for t, stage in enumerate(output.stages):
             weight = 1.0 if t == last else weights.early
-            distance = point_distance(stage.points, batch.points).mean(dim=1)
+            distance = batch.over_points(point_distance(stage.points, batch.points))
             parts["points"] = parts["points"] + weight * (share * distance / inter_ocular).sum() / 0.05
-            entropy = heatmap_cross_entropy(stage.logits, maps).mean(dim=1)
+            entropy = batch.over_points(heatmap_cross_entropy(stage.logits, maps))
             parts["heatmaps"] = parts["heatmaps"] + weight * (share * entropy).sum()
             if stage.face is not None:
                 parts["face"] = (
                     parts["face"] + weight * (painted * pixel_loss(stage.face, batch.target, weights.face_level)).sum()
                 )
         distance = (output.points.detach() - batch.points).norm(dim=2)
-        parts["claim"] = (share * claim_loss(output.expected_error, distance).mean(dim=1)).sum()
+        parts["claim"] = (share * batch.over_points(claim_loss(output.expected_error, distance))).sum()
         parts["trust"] = torch.nn.functional.binary_cross_entropy_with_logits(output.trust_logit, batch.is_face.float())
         return parts

@@ -78,7 +78,7 @@ class TrainingFaces:
     """Batches of augmented, degraded faces; every draw depends on (seed, epoch, face) alone.
 
     Args:
-        cache: Prepared faces with landmarks.
+        cache: Prepared faces; those without landmarks teach hallucination alone.
         config: How faces are drawn.
         scheme: Landmark scheme, for mirroring.
         size: Side of the network's grid in pixels.
@@ -100,26 +100,21 @@ class TrainingFaces:
         """The faces in the order of that epoch."""
         return rng_for(self.seed, 1, epoch).permutation(len(self.cache))
 
-    def labels(self, index: int, cached: CachedFace) -> NDArray[np.floating]:
-        """The labels that are learned from, ``(k, 2)`` in pixels of the cached picture: jittered where asked.
-
-        Raises:
-            ValueError: If the face has none.
-        """
-        if cached.points is None:
-            raise ValueError(f"{cached.face.name} has no landmarks; TrainingFaces takes labelled faces")
+    def labels(self, index: int, points: NDArray[np.floating], box: NDArray[np.floating]) -> NDArray[np.floating]:
+        """The labels that are learned from, ``(k, 2)`` in pixels of the cached picture: jittered where asked."""
         if not self.config.label_jitter:
-            return cached.points
-        x0, y0, x1, y1 = (float(v) for v in cached.box)
+            return points
+        x0, y0, x1, y1 = (float(v) for v in box)
         pixel = MARGIN * max(x1 - x0, y1 - y0) / REFERENCE_SIZE
-        error = rng_for(self.seed, 3, index).standard_normal(cached.points.shape)
-        return cached.points + self.config.label_jitter * pixel * error
+        error = rng_for(self.seed, 3, index).standard_normal(points.shape)
+        return points + self.config.label_jitter * pixel * error
 
     def batch(self, epoch: int, indices: NDArray[np.int64]) -> Batch:
         """The batch of these faces in that epoch."""
         n, k = len(indices), len(self.scheme)
         points = np.zeros((n, k, 2), dtype=np.float32)
-        is_face = np.ones(n, dtype=bool)
+        visible = np.ones((n, k), dtype=bool)
+        is_face, labelled = np.ones(n, dtype=bool), np.ones(n, dtype=bool)
         targets, grids = [], []
         augmentation = self.config.augmentation
         for row, index in enumerate(indices):
@@ -132,8 +127,13 @@ class TrainingFaces:
             else:
                 crop, mirrored = draw_crop(cached.box, self.size, augmentation, rng)
                 target = crop.sample(cached.image)
-                placed = crop.to_crop(self.labels(int(index), cached))
-                points[row] = placed[self.scheme.mirror_index] if mirrored else placed
+                order = self.scheme.mirror_index if mirrored else slice(None)
+                if cached.points is None:
+                    labelled[row] = False
+                else:
+                    points[row] = crop.to_crop(self.labels(int(index), cached.points, cached.box))[order]
+                if cached.face.visible is not None:
+                    visible[row] = cached.face.visible[order]
             target = recolour(target, augmentation.colour, rng)
             if rng.random() < augmentation.cover:
                 target = cover(target, rng)
@@ -142,7 +142,14 @@ class TrainingFaces:
             grids.append(enlarge(to_faces(small), self.size))
         target_faces = torch.stack(targets).permute(0, 3, 1, 2).float().div_(255)
         faces = torch.from_numpy(is_face)
-        return Batch(torch.cat(grids), target_faces, torch.from_numpy(points), faces.clone(), faces)
+        return Batch(
+            torch.cat(grids),
+            target_faces,
+            torch.from_numpy(points),
+            torch.from_numpy(labelled & is_face),
+            faces,
+            None if visible.all() else torch.from_numpy(visible),
+        )
 
 
 def to_faces(crops: NDArray[np.uint8]) -> torch.Tensor:

@@ -20,15 +20,16 @@ from veilmark.run.folder import RunFolder
 from veilmark.run.progress import say
 from veilmark.run.seeds import rng_for
 from veilmark.sht.dhln import DHLN
-from veilmark.sht.dhln_training import Detector, LandmarkTraining, Trained, go_on, open_sets, prepare
+from veilmark.sht.dhln_training import Detector, LandmarkTraining, Trained, go_on, open_sets
 from veilmark.sht.discriminators import Discriminators
 from veilmark.sht.fptn import FPTN
 from veilmark.sht.inference import predict
 from veilmark.sht.joint import SHT, JointBatch, JointLoss, JointWeights, add_pseudo_labels
 from veilmark.sht.joint_samples import JointSamples, PairConfig
 from veilmark.sht.pairs import choose_pairs
-from veilmark.sht.protocol import ReferenceFaces
-from veilmark.sht.training import Schedule, Trainer
+from veilmark.sht.protocol import ReferenceFaces, prepare_faces
+from veilmark.sht.schedule import Schedule
+from veilmark.sht.training import Trainer, make_fabric
 from veilmark.sht.transfer_sheet import TransferSheet
 from veilmark.sht.unlabelled import UnlabelledConfig, gather
 
@@ -121,28 +122,41 @@ class Drift:
 
 def train_sht(
     config: SHTTraining, data: Path, run: RunFolder, cache: Path, resume: bool, fabric: Fabric | None = None
-) -> Trained:
+) -> Trained | None:
     """Trains the detector, then detector and transfer together, and writes the weights of both.
 
     Args:
         config: The resolved config.
         data: Folder of the data set.
-        run: The run folder, held by the caller.
+        run: The run folder, held by the caller where it is the first process.
         cache: Where prepared faces are kept.
         resume: Whether to go on from the run folder's checkpoints.
-        fabric: Devices and processes, launched by the caller; made from the schedule by default.
+        fabric: Devices and processes, launched once data and run folder are known to fit; one by default.
+
+    Returns:
+        The end of the training in the first process, None in the others.
 
     Raises:
         VeilmarkError: If the data, the stages or the run folder do not fit; nothing has been trained then.
     """
     if not config.network.detail:
         raise ConfigError("network.detail is false, but the joint stage transfers hallucinated faces; train kind dhln")
+    fabric = fabric or make_fabric(config.schedule)
     sets = open_sets(config, data)
+    if not sets.labels:
+        raise ConfigError(
+            f"{config.data.layout}/{config.data.train} has no landmarks; the joint stage carries a labelled batch in "
+            "every step: give a labelled set as --data, and this one as --set unlabelled.folder=DIR"
+        )
     others = _without_labels(config, sets.withheld)
     # Refuses now what could make no pair later.
     choose_pairs(sets.labelled + others, config.pairs.kind, rng_for(config.seed, 4))
-    run.start(dump(config), resume)
-    detector = Detector(config, sets, run, cache)
+    if fabric.is_global_zero:
+        run.start(dump(config), resume)
+    fabric.launch()
+    # The first process makes the caches, the others read them.
+    with fabric.rank_zero_first():
+        detector = Detector(config, sets, run, cache)
     first = detector.trainer(fabric, stage="detector")
     if resume:
         go_on(first)
@@ -151,14 +165,17 @@ def train_sht(
     caches: list[FaceCache] = [detector.train_cache]
     figures: dict[str, float] = {}
     if others:
-        gathered = gather(others, warm, config.unlabelled, cache)
-        figures = gathered.figures
-        say(f"unlabelled faces: {figures['kept']:.0f} % of {len(others)} pictures pass the gate")
-        if gathered.faces:
-            size = detector.model.size
-            caches.append(prepare(gathered.faces, cache, "unlabelled faces", size, gathered.boxes))
+        with fabric.rank_zero_first():
+            gathered = gather(others, warm, config.unlabelled, cache)
+            figures = gathered.figures
+            say(f"unlabelled faces: {figures['kept']:.0f} % of {len(others)} pictures pass the gate")
+            if gathered.faces:
+                size = detector.model.size
+                caches.append(prepare_faces(gathered.faces, cache, "unlabelled faces", size, gathered.boxes))
 
     model = SHT(warm.requires_grad_(True), FPTN(detector.model.scheme, detector.model.size, **config.fptn.model_dump()))
+    if detector.reference is None:
+        raise ConfigError(f"{config.data.layout}/{config.data.select} has no landmarks to validate on")
     drift = Drift(detector.reference, min(config.validate_sizes))
     drift.begin(warm)
     sheet = TransferSheet(detector.reference, min(config.validate_sizes), run.path / "transfers")
@@ -185,7 +202,7 @@ def train_sht(
         JointSamples(detector.samples, caches, config.pairs),
         config.joint_schedule,
         validate,
-        fabric=first.fabric,
+        fabric=fabric,
         stage="joint",
         first_step=first.steps,
         critic=loss if config.joint.adversarial else None,
@@ -194,6 +211,8 @@ def train_sht(
     if resume:
         go_on(joint)
     trained = joint.fit()
+    if not fabric.is_global_zero:
+        return None
     transfer = run.path / "weights-transfer"
     trained.fptn.half().save_pretrained(transfer)
     summary: dict[str, Any] = {

@@ -3,76 +3,30 @@
 from __future__ import annotations
 
 import copy
-import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Generic, Literal, Protocol, Self, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from lightning.fabric import Fabric
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from veilmark.run.checkpoints import pack_optimizer, read_tensors, unpack_optimizer, write_tensors
-from veilmark.run.folder import RunFolder
+from veilmark.run.errors import ConfigError, DataError
+from veilmark.run.folder import RunError, RunFolder
 from veilmark.run.progress import console, figures_table, progress_bar
 from veilmark.sht.losses import Losses
+from veilmark.sht.parallel import Interrupted, any_process, check_launcher, means, range_of, stop_between_steps
+from veilmark.sht.roles import Critic, Inputs, Samples
+from veilmark.sht.schedule import Precision, Schedule, learning_rate, make_optimizer, set_rate
 
 Network = TypeVar("Network", bound=nn.Module)
-Drawn = TypeVar("Drawn", bound="Inputs")
-Drawn_co = TypeVar("Drawn_co", bound="Inputs", covariant=True)
-Precision = Literal["auto", "32-true", "bf16-mixed"]
-
+Drawn = TypeVar("Drawn", bound=Inputs)
 
 _NOTE_EVERY = 10
 """Steps between two notes on the progress bar."""
-
-
-class Schedule(BaseModel):
-    """How long and how fast a network learns.
-
-    Attributes:
-        epochs: Passes over the faces.
-        batch: Faces per step.
-        lr: Peak learning rate of AdamW; it rises over ``warmup`` and falls along a cosine.
-        warmup: Share of the steps over which the learning rate rises.
-        weight_decay: AdamW's, on matrices and kernels only.
-        clip: Largest norm of the gradient.
-        ema: Decay of the moving average of the weights, which is what is evaluated and released.
-        checkpoint_minutes: A killed run loses at most this.
-        validate_epochs: Epochs between two validations.
-        precision: ``bf16-mixed``, ``32-true``, or ``auto``: bfloat16 on every device that computes in it
-            natively; CPUs without it emulate it at a fifteenth of the speed.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        threads: CPU threads; 0 leaves them as they are.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    epochs: int = Field(60, ge=1)
-    batch: int = Field(16, ge=1)
-    lr: float = Field(1e-3, gt=0, le=1)
-    warmup: float = Field(0.05, ge=0, lt=1)
-    weight_decay: float = Field(0.02, ge=0)
-    clip: float = Field(1.0, gt=0)
-    ema: float = Field(0.999, ge=0, lt=1)
-    checkpoint_minutes: float = Field(3.0, gt=0)
-    validate_epochs: int = Field(5, ge=1)
-    precision: Precision = "auto"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: int = Field(0, ge=0)
-
-
-def learning_rate(step: int, steps: int, schedule: Schedule) -> float:
-    """Linear rise, then a cosine to zero. ``step`` counts from 0 to ``steps - 1``."""
-    rise = max(1, round(schedule.warmup * steps))
-    if step < rise:
-        return schedule.lr * (step + 1) / rise
-    return schedule.lr * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
 
 def choose_precision(precision: Precision, device: torch.device) -> Literal["32-true", "bf16-mixed"]:
@@ -85,94 +39,28 @@ def choose_precision(precision: Precision, device: torch.device) -> Literal["32-
     return "bf16-mixed" if native else "32-true"
 
 
-def make_optimizer(model: nn.Module, schedule: Schedule) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices and kernels, none on norms and biases."""
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    free = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [
-        {"params": decayed, "weight_decay": schedule.weight_decay},
-        {"params": free, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=schedule.lr, betas=(0.9, 0.99))
-
-
-def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Gives all parameters one learning rate."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-
-
 def make_fabric(schedule: Schedule, devices: int = 1, nodes: int = 1) -> Fabric:
-    """Devices, processes and precision of a training; the caller launches it if there is more than one process.
+    """Devices, processes and precision of a training, which launches them once it has checked what it can.
 
     Args:
-        schedule: Names the device, the precision and the threads.
-        devices: Processes on each machine, one a GPU.
+        schedule: Names the device and the precision.
+        devices: Processes on each machine, one a GPU; on CPUs as many as asked for.
         nodes: Machines.
+
+    Raises:
+        ConfigError: If there are fewer GPUs, or the processes have been started otherwise.
     """
-    if schedule.threads:
-        torch.set_num_threads(schedule.threads)
+    check_launcher(devices, nodes)
+    gpus = torch.cuda.device_count()
+    if schedule.device != "cpu" and gpus < devices and (gpus or schedule.device == "cuda"):
+        raise ConfigError(
+            f"--devices {devices} with schedule.device={schedule.device}, but this machine has {gpus} CUDA devices; "
+            "ask for as many as it has, or add --set schedule.device=cpu"
+        )
     accelerator = "gpu" if schedule.device == "cuda" else schedule.device
-    device = Fabric(accelerator=accelerator, devices=1).device
-    precision = choose_precision(schedule.precision, device)
+    precision = choose_precision(schedule.precision, Fabric(accelerator=accelerator, devices=1).device)
     strategy = "ddp" if devices * nodes > 1 else "auto"
     return Fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, strategy=strategy, precision=precision)
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C, after the step was finished and the checkpoint written."""
-
-
-@contextmanager
-def _stop_between_steps() -> Iterator[threading.Event]:
-    """Turns Ctrl-C into a flag, so that no step is cut in half."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = signal.signal(signal.SIGINT, lambda number, frame: stop.set())
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-class Inputs(Protocol):
-    """A batch: knows what of it goes through the network, and how it goes to another device."""
-
-    @property
-    def inputs(self) -> tuple[Tensor, ...]:
-        """The arguments of the network's ``forward``."""
-        ...
-
-    def to(self, device: torch.device) -> Self:
-        """The batch on another device."""
-        ...
-
-
-class Samples(Protocol[Drawn_co]):
-    """Training samples, drawn from (seed, epoch, place in it) alone."""
-
-    def __len__(self) -> int:
-        """Samples of an epoch."""
-        ...
-
-    def step(self, epoch: int, number: int, size: int, rank: int = 0, world: int = 1) -> Drawn_co:
-        """The share of process ``rank`` of ``world`` in batch ``number`` of an epoch, ``size`` samples in all."""
-        ...
-
-
-class Critic(Protocol):
-    """A network that learns to tell the trained network's answers from the truth."""
-
-    @property
-    def network(self) -> nn.Module:
-        """The critic itself."""
-        ...
-
-    def loss(self, network: nn.Module, output: Any, batch: Any) -> Tensor:
-        """What the critic minimises, given an output without gradients."""
-        ...
 
 
 class Trainer(Generic[Network, Drawn]):
@@ -185,11 +73,18 @@ class Trainer(Generic[Network, Drawn]):
         samples: The training samples.
         schedule: How long and how fast.
         validate: Maps the averaged network to figures, a size to its own; called every few epochs.
-        fabric: Devices and processes, launched by the caller; made from the schedule by default.
+        fabric: Devices and processes, launched by the caller; one, made from the schedule, by default.
         stage: Name of the stage in checkpoint and log.
         first_step: Steps of the stages before, for the log.
         critic: A discriminator that is trained in turn with the network.
         enrich: Adds to a batch what only the averaged network knows, such as pseudo labels.
+
+    Several processes each take a share of every batch; the weights are the same in all after every step. The first
+    one alone validates, logs and saves.
+
+    Raises:
+        ConfigError: If the processes cannot share a step evenly.
+        DataError: If they do not find the same faces.
     """
 
     def __init__(
@@ -210,9 +105,14 @@ class Trainer(Generic[Network, Drawn]):
         self.fabric = fabric or make_fabric(schedule)
         self.run, self.loss, self.samples, self.schedule, self.validate = run, loss, samples, schedule, validate
         self.stage, self.first_step, self.critic, self.enrich = stage, first_step, critic, enrich
+        self._check_processes()
+        if schedule.threads:
+            # Not earlier: launching several processes sets the threads of each.
+            torch.set_num_threads(schedule.threads)
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.average = copy.deepcopy(model).to(self.fabric.device).requires_grad_(False)
         self.model, self.optimizer = self.fabric.setup(model, make_optimizer(model, schedule))
+        # Not earlier: the setup gives every process the weights of the first.
+        self.average: Network = copy.deepcopy(self.model.module).requires_grad_(False)
         if critic is not None:
             judge = critic.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             self.judge, self.judge_optimizer = self.fabric.setup(judge, make_optimizer(judge, schedule))
@@ -220,6 +120,19 @@ class Trainer(Generic[Network, Drawn]):
         self.steps = self.per_epoch * schedule.epochs
         self.step = 0
         self.seconds = 0.0
+
+    def _check_processes(self) -> None:
+        fewest, most = range_of(len(self.samples), self.fabric.device)
+        if fewest != most:
+            raise DataError(
+                f"one process finds {fewest} training faces, another {most}; every machine needs the same data set"
+            )
+        step, world = min(most, self.schedule.batch), self.fabric.world_size
+        if step % world:
+            raise ConfigError(
+                f"a step has {step} of {most} training faces, which {world} processes cannot share evenly; choose a "
+                f"schedule.batch that is a multiple of {world}, and no larger than the number of faces"
+            )
 
     @property
     def checkpoint(self) -> Path:
@@ -239,9 +152,24 @@ class Trainer(Generic[Network, Drawn]):
         write_tensors(self.checkpoint, tensors, {"step": str(self.step), "seconds": f"{self.seconds:.1f}"})
 
     def restore(self) -> bool:
-        """Goes back to the last checkpoint; False if there is none."""
-        if not self.checkpoint.exists():
-            return False
+        """Goes back to the last checkpoint, whatever number of processes wrote it; False if there is none.
+
+        Raises:
+            RunError: If not all processes see the same checkpoint.
+        """
+        if self.checkpoint.exists():
+            self._load()
+        least, greatest = range_of(self.step, self.fabric.device)
+        if least != greatest:
+            raise RunError(
+                f"{self.checkpoint}: one process sees step {greatest}, another step {least}; the run folder must lie "
+                "on a disk that all machines share"
+            )
+        if self.step and self.fabric.is_global_zero:
+            self.run.keep_log(self.first_step + self.step)
+        return self.step > 0
+
+    def _load(self) -> None:
         tensors, metadata = read_tensors(self.checkpoint)
 
         def part(prefix: str) -> dict[str, Tensor]:
@@ -254,9 +182,6 @@ class Trainer(Generic[Network, Drawn]):
             self.judge.module.load_state_dict(part("judge."))
             unpack_optimizer(self.judge_optimizer, part("judge_optimizer."))
         self.step, self.seconds = int(metadata["step"]), float(metadata["seconds"])
-        if self.fabric.is_global_zero:
-            self.run.keep_log(self.first_step + self.step)
-        return True
 
     def _batch(self, step: int) -> Drawn:
         epoch, number = divmod(step, self.per_epoch)
@@ -310,12 +235,12 @@ class Trainer(Generic[Network, Drawn]):
             The averaged network.
 
         Raises:
-            Interrupted: After Ctrl-C, with the checkpoint written.
+            Interrupted: After Ctrl-C in any process, in all of them at the same step, with the checkpoint written.
         """
         if self.step >= self.steps:
             return self.average
         with (
-            _stop_between_steps() as stop,
+            stop_between_steps() as stop,
             ThreadPoolExecutor(1) as reader,
             progress_bar("steps") as bar,
         ):
@@ -337,9 +262,8 @@ class Trainer(Generic[Network, Drawn]):
                 epoch_done = self.step % self.per_epoch == 0
                 if epoch_done or last:
                     speed = (self.step - since) * self.schedule.batch / (now - began)
-                    record = {"loss": float(losses.total.detach())}
-                    record |= {f"loss_{name}": float(value) for name, value in losses.parts.items()}
-                    record |= {
+                    parts = {f"loss_{name}": value for name, value in losses.parts.items()}
+                    record = means({"loss": losses.total} | parts) | {
                         "images_per_second": speed,
                         "waiting_percent": 100 * waited / (now - began),
                         "seconds": self.seconds,
@@ -353,9 +277,10 @@ class Trainer(Generic[Network, Drawn]):
                 if self.step % _NOTE_EVERY == 0 and self.step > since:
                     pace = (self.step - since) * self.schedule.batch / max(1e-9, now - began)
                     bar.update(task, note=f"loss {float(losses.total.detach()):.3f}, {pace:.0f} images/s")
-                if last or stop.is_set() or now - saved > 60 * self.schedule.checkpoint_minutes:
+                stopped = any_process(stop.is_set(), self.fabric.device)
+                if last or stopped or now - saved > 60 * self.schedule.checkpoint_minutes:
                     self.save()
                     saved = time.monotonic()
-                if stop.is_set():
+                if stopped:
                     raise Interrupted
         return self.average

@@ -165,6 +165,7 @@ def score_painter(
     pairs: TransferPairs,
     reference: ReferenceFaces,
     points: NDArray[np.floating] | None = None,
+    given: NDArray[np.uint8] | None = None,
     *,
     batch: int = 32,
 ) -> dict[str, Any]:
@@ -177,6 +178,8 @@ def score_painter(
         reference: The faces that the pairs refer to.
         points: ``(n, k, 2)`` what the painter is told of each reference face's landmarks, as shares of the crop's
             side, e.g. a detector's; the true ones if left out. Pairs and hulls always follow the true ones.
+        given: ``(n, size, size, 3)`` uint8, what the painter is given of each reference face's look, e.g. faces
+            hallucinated from small ones; the reference itself if left out. The truth is always the reference.
         batch: Pairs that are painted at once.
 
     Returns:
@@ -192,7 +195,7 @@ def score_painter(
     values: dict[str, list[float]] = {"psnr": [], "ssim": [], "psnr_hull": []}
     for start in range(0, len(pairs), batch):
         first, second = pairs.first[start : start + batch], pairs.second[start : start + batch]
-        crops = reference.crops[first]
+        crops = (reference.crops if given is None else given)[first]
         painted = paint(crops, told[first], told[second])
         if painted.shape != crops.shape or painted.dtype != np.uint8:
             raise ValueError(f"{method} painted {painted.dtype} {painted.shape}; expected uint8 {crops.shape}")
@@ -215,7 +218,11 @@ def score_painter(
 
 
 def score_transfer(
-    paint: Paint, pairs: TransferPairs, reference: ReferenceFaces, points: NDArray[np.floating] | None = None
+    paint: Paint,
+    pairs: TransferPairs,
+    reference: ReferenceFaces,
+    points: NDArray[np.floating] | None = None,
+    given: NDArray[np.uint8] | None = None,
 ) -> list[dict[str, Any]]:
     """The table of pose transfer: a row ``FPTN`` for the network, then one per baseline.
 
@@ -224,6 +231,7 @@ def score_transfer(
         pairs: The pairs.
         reference: The faces that the pairs refer to.
         points: See :func:`score_painter`; network and baselines are told the same.
+        given: See :func:`score_painter`; network and baselines are given the same.
     """
     methods = {"FPTN": paint} | BASELINES
-    return [score_painter(method, painter, pairs, reference, points) for method, painter in methods.items()]
+    return [score_painter(method, painter, pairs, reference, points, given) for method, painter in methods.items()]

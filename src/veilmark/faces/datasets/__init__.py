@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from veilmark.faces.datasets import folder, w300, ytf68
+from veilmark.faces.datasets import aflw, celeba, cofw, folder, helen, w300, wflw, ytf68
 from veilmark.faces.datasets.base import Face, FaceSet
 from veilmark.run.errors import ConfigError
 
 LAYOUTS: dict[str, Callable[[Path, str], FaceSet]] = {
     "ytf68": ytf68.load,
     "300w": w300.load,
+    "wflw": wflw.load,
+    "cofw": cofw.load,
+    "aflw": aflw.load,
+    "celeba": celeba.load,
+    "helen": helen.load,
     "folder": folder.load,
 }
 

@@ -2,8 +2,8 @@
 
 ``<root>`` holds ``afw``, ``helen``, ``ibug`` and ``lfpw`` as published (``helen`` and ``lfpw`` with
 ``trainset`` and ``testset``). Splits: ``train`` (afw, helen/trainset, lfpw/trainset), ``common``
-(helen/testset, lfpw/testset), ``challenge`` (ibug), ``full`` (both), and ``all``: every annotated picture
-under the root, however it is sorted. ``.pts`` files count from 1 and are converted on reading.
+(helen/testset, lfpw/testset), ``challenge`` (ibug), ``full`` (both, its two subsets), and ``all``: every annotated
+picture under the root, however it is sorted. ``.pts`` files count from 1 and are converted on reading.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from veilmark.faces.datasets.base import Face, FaceSet
+from veilmark.faces.datasets.protocol import Column, Published
+from veilmark.faces.datasets.source import Source
 from veilmark.faces.images import IMAGE_SUFFIXES, picture_size
 from veilmark.landmarks.reading import check_points, read_pts
 from veilmark.run.errors import ConfigError, DataError
@@ -23,9 +25,24 @@ SPLITS: dict[str, tuple[str, ...]] = {
     "all": (".",),
 }
 
-_SOURCE = (
-    "300W comes from the iBUG group at Imperial College London (Sagonas et al. 2013; research use, no "
-    "commercial use), which Veilmark does not download"
+SOURCE = Source(
+    "300W",
+    "https://ibug.doc.ic.ac.uk/resources/facial-point-annotations/",
+    "iBUG group, Imperial College London; research, no commercial use",
+)
+
+PUBLISHED = Published(
+    normalisations={
+        "inter_ocular": "inter-ocular: the outer eye corners, points 36 and 45 of 68",
+        "inter_pupil": "inter-pupil: the means of points 36 to 41 and of 42 to 47",
+    },
+    columns=(
+        Column("NME inter-ocular %", "inter_ocular"),
+        Column("NME inter-pupil %", "inter_pupil"),
+        Column("FR8 inter-ocular %", "inter_ocular", "fr", 8.0),
+        Column("AUC8 inter-ocular %", "inter_ocular", "auc", 8.0),
+    ),
+    crop="papers crop iBUG's detector box or around the annotated points; here the annotated points' box",
 )
 
 
@@ -54,8 +71,7 @@ def load(root: Path, split: str) -> FaceSet:
     faces = []
     for part in SPLITS[split]:
         folder = root / part
-        if not folder.is_dir():
-            raise DataError(f"{folder} does not exist; {_SOURCE}")
+        SOURCE.need(folder)
         for points_file in sorted(folder.rglob("*.pts")):
             picture, points = picture_beside(points_file), read_pts(points_file)
             if points.shape != (68, 2):
@@ -65,5 +81,9 @@ def load(root: Path, split: str) -> FaceSet:
             # No picture of 300W names its person: each counts as one, so that intervals are over pictures.
             faces.append(Face(picture, name, points, person=name))
     if not faces:
-        raise DataError(f"{root}: no .pts file for split {split!r}; {_SOURCE}")
-    return FaceSet("300w", split, "ibug68", faces, [])
+        raise DataError(f"{root}: no .pts file for split {split!r}; {SOURCE}")
+    subsets = {}
+    if split == "full":
+        challenge = frozenset(face.name for face in faces if face.name.startswith("ibug/"))
+        subsets = {"common": frozenset(face.name for face in faces) - challenge, "challenge": challenge}
+    return FaceSet("300w", split, "ibug68", faces, [], subsets, PUBLISHED)

@@ -1,0 +1,71 @@
+"""How long and how fast a network learns: the schedule, the learning rate by step, the optimiser."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+
+Precision = Literal["auto", "32-true", "bf16-mixed"]
+
+
+class Schedule(BaseModel):
+    """How long and how fast a network learns.
+
+    Attributes:
+        epochs: Passes over the faces.
+        batch: Faces per step, over all processes.
+        lr: Peak learning rate of AdamW; it rises over ``warmup`` and falls along a cosine.
+        warmup: Share of the steps over which the learning rate rises.
+        weight_decay: AdamW's, on matrices and kernels only.
+        clip: Largest norm of the gradient.
+        ema: Decay of the moving average of the weights, which is what is evaluated and released.
+        checkpoint_minutes: A killed run loses at most this.
+        validate_epochs: Epochs between two validations.
+        precision: ``bf16-mixed``, ``32-true``, or ``auto``: bfloat16 on every device that computes in it
+            natively; CPUs without it emulate it at a fifteenth of the speed.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        threads: CPU threads; 0 leaves them as they are.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    epochs: int = Field(60, ge=1)
+    batch: int = Field(16, ge=1)
+    lr: float = Field(1e-3, gt=0, le=1)
+    warmup: float = Field(0.05, ge=0, lt=1)
+    weight_decay: float = Field(0.02, ge=0)
+    clip: float = Field(1.0, gt=0)
+    ema: float = Field(0.999, ge=0, lt=1)
+    checkpoint_minutes: float = Field(3.0, gt=0)
+    validate_epochs: int = Field(5, ge=1)
+    precision: Precision = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = Field(0, ge=0)
+
+
+def learning_rate(step: int, steps: int, schedule: Schedule) -> float:
+    """Linear rise, then a cosine to zero. ``step`` counts from 0 to ``steps - 1``."""
+    rise = max(1, round(schedule.warmup * steps))
+    if step < rise:
+        return schedule.lr * (step + 1) / rise
+    return schedule.lr * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+
+
+def make_optimizer(model: nn.Module, schedule: Schedule) -> torch.optim.AdamW:
+    """AdamW with weight decay on matrices and kernels, none on norms and biases."""
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    free = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [
+        {"params": decayed, "weight_decay": schedule.weight_decay},
+        {"params": free, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=schedule.lr, betas=(0.9, 0.99))
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Gives all parameters one learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
