@@ -131,7 +131,7 @@ def main(
         run.start(dump(schedule), resume)
         learned, others = load_faces("ytf68", data, "train"), load_faces("ytf68", data, "select")
         train_cache = prepare_faces(learned.labelled, cache, "train")
-    select_cache = prepare_faces(others.labelled, cache, "select")
+        select_cache = prepare_faces(others.labelled, cache, "select")
         torch.manual_seed(config.seed)
         model = PlainHourglass()
         faces = TrainingFaces(train_cache, config.samples, model.scheme, model.size, config.seed)

@@ -60,10 +60,9 @@ def show(rows: list[dict[str, Any]]) -> None:
     console.print("|" + " --- |" * 8)
     for row in rows:
         low, high = row["psnr_interval95"]
-        console.print(
-            f"| {row['split']} | {row['pairs_of']} | {row['size']} px | {row['method']} "
-            f"| {row['pairs']} ({row['people']}) | {row['psnr']:.2f} ({low:.2f} to {high:.2f}) | {row['ssim']:.3f} | {row['psnr_hull']:.2f} |"
-        )
+        place = f"| {row['split']} | {row['pairs_of']} | {row['size']} px | {row['method']} "
+        figures = f"{row['psnr']:.2f} ({low:.2f} to {high:.2f}) | {row['ssim']:.3f} | {row['psnr_hull']:.2f} |"
+        console.print(f"{place}| {row['pairs']} ({row['people']}) | {figures}")
 
 
 def main() -> None:
