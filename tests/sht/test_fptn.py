@@ -194,9 +194,10 @@ def test_of_b_only_the_points_are_known():
     """Maps rendered from points say no more than the points: all pixels of all maps follow from 2 numbers each."""
     model, target = stirred(), points(seed=4)
     faces, source = smooth(), points()
-    first = model(faces, source, target).face
-    torch.testing.assert_close(model(faces, source, target.clone()).face, first)
-    assert float((model(faces, source, target + 1.5).face - first).abs().max()) > 1e-3
+    with torch.no_grad():
+        first = model(faces, source, target).face
+        assert torch.equal(model(faces, source, target.clone()).face, first)
+        assert float((model(faces, source, target + 1.5).face - first).abs().max()) > 1e-3
     # A rendered map holds nothing but its centre: its moments give the point back, and each peaks at about 1.
     maps = model.render(points(2, 68, 6, low=20, high=44))
     torch.testing.assert_close(maps.sum(dim=(2, 3)), torch.full((2, 68), 2 * np.pi), atol=1e-4, rtol=0)
@@ -204,10 +205,11 @@ def test_of_b_only_the_points_are_known():
 
 
 def test_every_answer_follows_its_own_row():
-    model, faces, source, target = stirred(), smooth(3), points(3), points(3, seed=4)
+    model, faces, source = stirred(), smooth(3), points(3)
+    target = source + torch.randn(source.shape, generator=generator(4))
     with torch.no_grad():
         together, alone = model(faces, source, target), model(faces[1:2], source[1:2], target[1:2])
-    torch.testing.assert_close(together.face[1:2], alone.face, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(together.face[1:2], alone.face, rtol=0, atol=1e-3)
 
 
 def test_every_parameter_learns():
