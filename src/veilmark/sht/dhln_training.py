@@ -192,6 +192,8 @@ def open_sets(config: LandmarkTraining, data: Path) -> TrainingSets:
         VeilmarkError: If the data does not fit, or the same people are in both splits.
     """
     known = config.data
+    if not config.schedule.epochs and config.init is None:
+        raise ConfigError("schedule.epochs is 0 and init is null: nothing was learned yet; name weights to start from")
     learned, others = _two_parts(config, load_faces(known.layout, data, known.train), data)
     shared = set(learned.people) & set(others.people)
     if shared:

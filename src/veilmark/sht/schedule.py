@@ -16,7 +16,7 @@ class Schedule(BaseModel):
     """How long and how fast a network learns.
 
     Attributes:
-        epochs: Passes over the faces.
+        epochs: Passes over the faces; 0 leaves the stage out, where there are weights to start from.
         batch: Faces per step, over all processes.
         lr: Peak learning rate of AdamW; it rises over ``warmup`` and falls along a cosine.
         warmup: Share of the steps over which the learning rate rises.
@@ -32,7 +32,7 @@ class Schedule(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    epochs: int = Field(60, ge=1)
+    epochs: int = Field(60, ge=0)
     batch: int = Field(16, ge=1)
     lr: float = Field(1e-3, gt=0, le=1)
     warmup: float = Field(0.05, ge=0, lt=1)

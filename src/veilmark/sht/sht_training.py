@@ -20,7 +20,7 @@ from veilmark.run.folder import RunFolder
 from veilmark.run.progress import say
 from veilmark.run.seeds import rng_for
 from veilmark.sht.dhln import DHLN
-from veilmark.sht.dhln_training import Detector, LandmarkTraining, Trained, go_on, open_sets
+from veilmark.sht.dhln_training import Detector, LandmarkTraining, Trained, go_on, open_sets, start_from
 from veilmark.sht.discriminators import Discriminators
 from veilmark.sht.fptn import FPTN
 from veilmark.sht.inference import predict
@@ -51,6 +51,7 @@ class SHTTraining(LandmarkTraining):
         unlabelled: Which faces without labels take part.
         pairs: Which faces make a pair.
         fptn: The pose transfer network.
+        init_transfer: Weights of FPTN to start from: a packaged name or a folder; tensors that fit are taken.
         joint: How much the losses on pairs count.
         joint_schedule: How long and how fast the joint stage is; ``schedule`` is the detector's.
     """
@@ -59,6 +60,7 @@ class SHTTraining(LandmarkTraining):
     unlabelled: UnlabelledConfig = UnlabelledConfig()
     pairs: PairConfig = PairConfig()
     fptn: FPTNConfig = FPTNConfig()
+    init_transfer: str | None = None
     joint: JointWeights = JointWeights()
     joint_schedule: Schedule = Schedule()
 
@@ -173,7 +175,10 @@ def train_sht(
                 size = detector.model.size
                 caches.append(prepare_faces(gathered.faces, cache, "unlabelled faces", size, gathered.boxes))
 
-    model = SHT(warm.requires_grad_(True), FPTN(detector.model.scheme, detector.model.size, **config.fptn.model_dump()))
+    fptn = FPTN(detector.model.scheme, detector.model.size, **config.fptn.model_dump())
+    if config.init_transfer is not None:
+        start_from(fptn, config.init_transfer)
+    model = SHT(warm.requires_grad_(True), fptn)
     if detector.reference is None:
         raise ConfigError(f"{config.data.layout}/{config.data.select} has no landmarks to validate on")
     drift = Drift(detector.reference, min(config.validate_sizes))
