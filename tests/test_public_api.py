@@ -25,9 +25,11 @@ PUBLIC = {
     "veilmark.landmarks.schemes": ["SCHEMES", "Scheme", "get_scheme"],
     "veilmark.landmarks.smoothing": ["OneEuroFilter", "jitter"],
     "veilmark.sht.dhln": ["DHLN", "DHLNOutput", "Stage"],
+    "veilmark.sht.fptn": ["FPTN", "Transfer"],
     "veilmark.sht.inference": ["Prediction", "predict"],
     "veilmark.sht.landmarker": ["Detection", "Landmarker"],
-    "veilmark.sht.pretrained": ["DEFAULT_WEIGHTS", "load_dhln", "packaged_weights"],
+    "veilmark.sht.pretrained": ["DEFAULT_TRANSFER", "DEFAULT_WEIGHTS", "load_dhln", "load_fptn", "packaged_weights"],
+    "veilmark.sht.transfer": ["Painted", "paint_transfer", "transfer_pictures", "write_painted"],
 }
 
 

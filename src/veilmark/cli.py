@@ -297,6 +297,44 @@ def evaluate(
 
 
 @app.command()
+def transfer(
+    a: Annotated[Path, typer.Argument(help="Picture whose face is painted.", show_default=False)],
+    b: Annotated[Path, typer.Argument(help="Picture that gives the pose.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="PNG of the painted face.", show_default=False)],
+    weights: Weights = "dhln-ytf68",
+    transfer_weights: Annotated[
+        str, typer.Option(help="Weights of the pose transfer network, as above.")
+    ] = "fptn-ytf68",
+    finder: Finder = FinderName.haar,
+    finder_weights: FinderWeights = None,
+    sheet: Annotated[
+        bool, typer.Option("--sheet", help="Write <out>-sheet.png, too: A, A hallucinated, the painting, B.")
+    ] = False,
+    device: Device = "auto",
+    debug: Debug = False,
+) -> None:
+    """Paint the face of one picture in the pose of another.
+
+    Takes the most trusted face of A and of B. A transferred face is a painting, and no evidence of what anybody
+    looked like or did: do not pass it off as a photograph.
+
+    Example: `veilmark transfer A.jpg B.jpg --out C.png --sheet`
+    """
+    from veilmark.sht.landmarker import Landmarker
+    from veilmark.sht.pretrained import load_fptn
+    from veilmark.sht.transfer import check_outputs, transfer_pictures, write_painted
+
+    check_outputs(out, sheet, [a, b])
+    landmarker = Landmarker(weights, finder.value, finder_weights=finder_weights, device=device)
+    painted = transfer_pictures(landmarker, load_fptn(transfer_weights).to(landmarker.device), a, b)
+    for path, trust in zip((a, b), painted.trust, strict=True):
+        doubt = "; it may be no face" if trust < 0.5 else ""
+        say(f"{escape(str(path))}: trust {trust:.2f}{doubt}")
+    written = ", ".join(escape(str(path)) for path in write_painted(painted, out, sheet))
+    say(f"written: {written} (a painting, no evidence of anybody's looks)")
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/demo"),
     weights: Weights = "dhln-ytf68",

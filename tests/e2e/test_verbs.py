@@ -13,6 +13,7 @@ from veilmark.faces.datasets import load_faces
 from veilmark.faces.images import read_image, write_png
 from veilmark.faces.synthetic import render_face
 from veilmark.landmarks.formats import write_points_csv
+from veilmark.sht.fptn import FPTN
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def settings(*extra):
 def test_help_teaches(verb):
     code, text = verb("--help")
     assert code == 0
-    for name in ("demo", "detect", "train", "evaluate"):
+    for name in ("demo", "detect", "train", "evaluate", "transfer"):
         assert name in text
         code, help_text = verb(name, "--help")
         assert code == 0
@@ -168,6 +169,53 @@ def test_a_video_gives_one_line_a_frame(verb, tiny_weights, tmp_path):
     assert (tmp_path / "out" / "overlays" / "clip.mp4").stat().st_size > 0
 
 
+@pytest.fixture(scope="module")
+def tiny_transfer(tmp_path_factory):
+    """A folder with the weights of a tiny, untrained pose transfer network."""
+    folder = tmp_path_factory.mktemp("transfer")
+    FPTN(size=64, channels=16, blocks=1, painter_width=16).save_pretrained(folder)
+    return folder
+
+
+def test_transfer_paints_and_says_what_it_is(verb, faces_folder, tiny_weights, tiny_transfer, tmp_path):
+    inputs = (faces_folder / "a.png", faces_folder / "more" / "b.png")
+    networks = ("--weights", tiny_weights, "--transfer-weights", tiny_transfer)
+    code, text = verb("transfer", *inputs, "--out", tmp_path / "c.png", *networks, "--finder", "none", "--sheet")
+    assert code == 0, text
+    assert "no evidence" in text
+    assert "a.png: trust" in text
+    assert read_image(tmp_path / "c.png").shape == (64, 64, 3)
+    assert read_image(tmp_path / "c-sheet.png").shape == (64, 256, 3)
+    assert "no evidence" in verb("transfer", "--help")[1]
+
+
+@pytest.mark.parametrize(
+    ("a", "out", "more", "words"),
+    [
+        ("sky.png", "c.png", (), "sky.png: no face found; give another picture, or --finder none"),
+        ("text.png", "c.png", (), "text.png: not a picture"),
+        ("missing.png", "c.png", (), "missing.png: no such file"),
+        ("sky.png", "sky.png", (), "sky.png is one of the input pictures"),
+        ("sky.png", "nowhere/c.png", (), "does not exist; make it first"),
+        ("sky.png", "c.png", ("--transfer-weights", "fptn-none"), "no weights 'fptn-none'"),
+        ("sky.png", "c.png", ("--weights", "TRANSFER"), "is not an option of DHLN"),
+    ],
+)
+def test_transfer_refuses(verb, tiny_weights, tiny_transfer, tmp_path, a, out, more, words):
+    write_png(tmp_path / "sky.png", np.full((80, 80, 3), 200, dtype=np.uint8))
+    (tmp_path / "text.png").write_text("not a picture")
+    before = (tmp_path / "sky.png").read_bytes()
+    networks = {"--weights": tiny_weights, "--transfer-weights": tiny_transfer}
+    networks |= {more[i]: tiny_transfer if more[i + 1] == "TRANSFER" else more[i + 1] for i in range(0, len(more), 2)}
+    options = [part for pair in networks.items() for part in pair]
+    code, text = verb("transfer", tmp_path / a, tmp_path / "sky.png", "--out", tmp_path / out, *options)
+    assert code == 1
+    assert words in text
+    assert "Traceback" not in text
+    assert not (tmp_path / "c.png").exists()
+    assert (tmp_path / "sky.png").read_bytes() == before
+
+
 def test_predictions_of_any_method_are_scored(verb, synthetic_ytf68, tiny_weights, tmp_path):
     faces = load_faces("ytf68", synthetic_ytf68, "val").labelled
     eyes = (36, 45)
@@ -197,7 +245,10 @@ def test_predictions_of_any_method_are_scored(verb, synthetic_ytf68, tiny_weight
         (("train", "dhln-ytf99"), "unknown recipe 'dhln-ytf99'; packaged: dhln-ytf68"),
         (("evaluate", "--sizes", "16,400"), "400 is out of range; allowed: 8 to 128"),
         (("evaluate", "--sizes", "small"), "expected whole numbers"),
-        (("evaluate", "--layout", "ytf69"), "unknown layout 'ytf69'; known: 300w, aflw, celeba, cofw, folder, helen, wflw, ytf68"),
+        (
+            ("evaluate", "--layout", "ytf69"),
+            "unknown layout 'ytf69'; known: 300w, aflw, celeba, cofw, folder, helen, wflw, ytf68",
+        ),
         (("evaluate", "--split", "test"), "test.csv does not exist; splits found there: train, val"),
         (("evaluate", "--split", "val", "--finder", "yunet"), "--finder-weights"),
     ],

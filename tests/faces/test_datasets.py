@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from published_layouts import write_annotated
 from veilmark.faces.datasets import LAYOUTS, load_faces
 from veilmark.faces.datasets.base import Face, FaceSet, unique_names
-from veilmark.faces.images import write_image
 from veilmark.faces.synthetic import write_dataset
 from veilmark.landmarks.formats import write_pts
 from veilmark.run.errors import ConfigError, DataError
@@ -34,10 +34,7 @@ def ytf68_copy(ytf68_root: Path, tmp_path: Path) -> Path:
 
 def annotate(picture: Path, points: np.ndarray | None = POINTS) -> None:
     """A 32 x 32 picture, and a .pts file beside it unless ``points`` is None."""
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    write_image(picture, np.full((32, 32, 3), 90, dtype=np.uint8))
-    if points is not None:
-        write_pts(picture.with_suffix(".pts"), points)
+    write_annotated(picture, np.full((32, 32, 3), 90, dtype=np.uint8), points)
 
 
 def names(faces: list[Face]) -> list[str]:

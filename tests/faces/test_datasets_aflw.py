@@ -9,10 +9,9 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-import scipy.io
 
+from published_layouts import write_aflw_new, write_aflw_old, write_picture
 from veilmark.faces.datasets import aflw, load_faces
-from veilmark.faces.images import write_image
 from veilmark.run.errors import DataError
 
 PICTURES = ["0/image00002.jpg", "2/image00013.jpg", "3/image00004.jpg", "0/image00002.jpg", "3/image00066.jpg"]
@@ -34,36 +33,12 @@ def release() -> dict[str, Any]:
     }
 
 
-def write_old(path: Path, variables: dict[str, Any]) -> None:
-    """MATLAB 5 to 7: a column of cells, each with a cell of text inside, as in the release."""
-    names = np.empty((len(variables["nameList"]), 1), dtype=object)
-    for i, name in enumerate(variables["nameList"]):
-        names[i, 0] = np.array([name])
-    scipy.io.savemat(path, variables | {"nameList": names})
-
-
-def write_new(path: Path, variables: dict[str, Any]) -> None:
-    """MATLAB 7.3: HDF5 with reversed axes, text as 16-bit codes."""
-    with h5py.File(path, "w", userblock_size=512) as file:
-        cells = file.create_group("#refs#")
-        references = np.empty((1, len(variables["nameList"])), dtype=h5py.ref_dtype)
-        for i, name in enumerate(variables["nameList"]):
-            codes = np.array([[ord(letter)] for letter in name], dtype=np.uint16)
-            references[0, i] = cells.create_dataset(f"n{i}", data=codes).ref
-        file.create_dataset("nameList", data=references, dtype=h5py.ref_dtype)
-        for key, value in variables.items():
-            if key != "nameList":
-                file.create_dataset(key, data=value.T)
-
-
-@pytest.fixture(params=[write_old, write_new], ids=["version 5", "version 7.3"])
+@pytest.fixture(params=[write_aflw_old, write_aflw_new], ids=["version 5", "version 7.3"])
 def aflw_root(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(aflw, "TRAIN_FACES", 2)
     request.param(tmp_path / "AFLWinfo_release.mat", release())
     for name in PICTURES:
-        path = tmp_path / "flickr" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_image(path, np.full((40, 36, 3), 90, dtype=np.uint8))
+        write_picture(tmp_path / "flickr" / name, np.full((40, 36, 3), 90, dtype=np.uint8))
     return tmp_path
 
 
@@ -115,7 +90,7 @@ def test_pictures_are_found_where_archives_put_them(aflw_root: Path, place: str)
         ({"nameList": [*PICTURES[:4], "3/gone.jpg"]}, ["gone.jpg does not exist", "tugraz.at"]),
     ],
 )
-@pytest.mark.parametrize("write", [write_old, write_new])
+@pytest.mark.parametrize("write", [write_aflw_old, write_aflw_new])
 def test_faults_are_named(
     aflw_root: Path, write: Callable[[Path, dict[str, Any]], None], change: dict[str, Any], named: list[str]
 ) -> None:
@@ -126,7 +101,7 @@ def test_faults_are_named(
         assert text in str(caught.value)
 
 
-@pytest.mark.parametrize("write", [write_old, write_new])
+@pytest.mark.parametrize("write", [write_aflw_old, write_aflw_new])
 def test_a_variable_that_is_missing_or_no_list_of_names_is_said(
     aflw_root: Path, write: Callable[[Path, dict[str, Any]], None]
 ) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from published_layouts import CelebaRow, write_celeba_lists, write_picture
 from veilmark.faces.crop import points_box
 from veilmark.faces.datasets import load_faces
 from veilmark.faces.datasets.celeba import region_of_five
-from veilmark.faces.images import write_image
 from veilmark.faces.synthetic import render_face
 from veilmark.run.errors import DataError
 
@@ -24,23 +24,10 @@ FIVE = "69 109 106 113 77 142 73 152 108 154"
 
 @pytest.fixture(params=["img_celeba", "Img/img_celeba", "img_align_celeba", "Img/img_align_celeba"])
 def celeba_root(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    folder = tmp_path / request.param
-    folder.mkdir(parents=True)
     for name in NAMES:
-        write_image(folder / name, np.full((20, 20, 3), 90, dtype=np.uint8))
-    for part in ("Anno", "Eval"):
-        (tmp_path / part).mkdir()
-    pairs = list(zip(NAMES, PARTITION, PEOPLE, strict=True))
-    (tmp_path / "Eval/list_eval_partition.txt").write_text("".join(f"{name} {part}\n" for name, part, _ in pairs))
-    (tmp_path / "Anno/identity_CelebA.txt").write_text("".join(f"{name} {person}\n" for name, _, person in pairs))
-    columns = (
-        "lefteye_x lefteye_y righteye_x righteye_y nose_x nose_y leftmouth_x leftmouth_y rightmouth_x rightmouth_y"
-    )
-    for kind in ("landmarks", "landmarks_align"):
-        rows = "".join(f"{name}  {FIVE}\n" for name in NAMES)
-        (tmp_path / f"Anno/list_{kind}_celeba.txt").write_text(f"5\n{columns}\n{rows}")
-    boxes = "".join(f"{name}    95  71  226  313\n" for name in NAMES)
-    (tmp_path / "Anno/list_bbox_celeba.txt").write_text(f"5\nimage_id x_1 y_1 width height\n{boxes}")
+        write_picture(tmp_path / request.param / name, np.full((20, 20, 3), 90, dtype=np.uint8))
+    faces = zip(NAMES, PARTITION, PEOPLE, strict=True)
+    write_celeba_lists(tmp_path, [CelebaRow(*face, FIVE) for face in faces])
     return tmp_path
 
 

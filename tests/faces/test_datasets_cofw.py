@@ -6,10 +6,10 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 
+from published_layouts import write_cofw
 from veilmark.faces.datasets import load_faces
 from veilmark.faces.images import read_image
 from veilmark.run.errors import DataError
@@ -30,24 +30,10 @@ def points(n: int = 3) -> np.ndarray:
 BOXES = np.array([[3, 4, 20, 21], [1, 1, 30, 32], [5, 6, 22, 23]], dtype=np.float64)
 
 
-def write_mat(path: Path, suffix: str, images: list[np.ndarray], phis: np.ndarray, boxes: np.ndarray = BOXES) -> None:
-    """A 7.3 file: HDF5 behind a block of 512 bytes, axes reversed, cells as references."""
-    with h5py.File(path, "w", userblock_size=512) as file:
-        cells = file.create_group("#refs#")
-        references = np.empty((1, len(images)), dtype=h5py.ref_dtype)
-        for i, image in enumerate(images):
-            references[0, i] = cells.create_dataset(f"c{i}", data=image.T).ref
-        file.create_dataset(f"Is{suffix}", data=references, dtype=h5py.ref_dtype)
-        file.create_dataset(f"phis{suffix}", data=phis.T)
-        file.create_dataset(f"bboxes{suffix}", data=boxes.T)
-    with path.open("r+b") as raw:
-        raw.write(b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(124) + b"\x00\x02IM")
-
-
 @pytest.fixture
 def cofw_root(tmp_path: Path) -> Path:
-    write_mat(tmp_path / "COFW_train_color.mat", "Tr", pictures()[:1], points()[:1], BOXES[:1])
-    write_mat(tmp_path / "COFW_test_color.mat", "T", pictures(), points())
+    write_cofw(tmp_path / "COFW_train_color.mat", "Tr", pictures()[:1], points()[:1], BOXES[:1])
+    write_cofw(tmp_path / "COFW_test_color.mat", "T", pictures(), points(), BOXES)
     return tmp_path
 
 
@@ -79,7 +65,7 @@ def test_pictures_are_written_once_and_again_when_the_file_changes(cofw_root: Pa
     load_faces("cofw", cofw_root, "test")
     assert first.stat().st_mtime_ns == 1
     changed = [255 - image for image in pictures()]
-    write_mat(cofw_root / "COFW_test_color.mat", "T", changed, points())
+    write_cofw(cofw_root / "COFW_test_color.mat", "T", changed, points(), BOXES)
     os.utime(cofw_root / "COFW_test_color.mat", ns=(5, 5))
     load_faces("cofw", cofw_root, "test")
     np.testing.assert_array_equal(read_image(first), changed[0])
@@ -98,12 +84,18 @@ def test_a_writing_that_was_cut_short_is_done_again(cofw_root: Path) -> None:
         (lambda path: path.unlink(), ["does not exist", "data.caltech.edu"]),
         (lambda path: path.write_bytes(b"no mat"), ["not a readable MATLAB file"]),
         (lambda path: path.write_bytes(path.read_bytes()[:900]), ["not a readable MATLAB file"]),
-        (lambda path: write_mat(path, "Tr", pictures(), points()), ["no variable 'phisT'", "IsTr"]),
-        (lambda path: write_mat(path, "T", pictures(), points()[:, :58]), ["(3, 58)", "expected (n, 87)"]),
-        (lambda path: write_mat(path, "T", pictures()[:2], points()), ["2 pictures for 3 faces"]),
-        (lambda path: write_mat(path, "T", [*pictures(), pictures()[0]], points()), ["more pictures than the 3"]),
-        (lambda path: write_mat(path, "T", [np.zeros((4, 4, 2), np.uint8)] * 3, points()), ["picture 1", "(4, 4, 2)"]),
-        (lambda path: write_mat(path, "T", pictures(), points() + 500), ["face 1", "44 x 30"]),
+        (lambda path: write_cofw(path, "Tr", pictures(), points(), BOXES), ["no variable 'phisT'", "IsTr"]),
+        (lambda path: write_cofw(path, "T", pictures(), points()[:, :58], BOXES), ["(3, 58)", "expected (n, 87)"]),
+        (lambda path: write_cofw(path, "T", pictures()[:2], points(), BOXES), ["2 pictures for 3 faces"]),
+        (
+            lambda path: write_cofw(path, "T", [*pictures(), pictures()[0]], points(), BOXES),
+            ["more pictures than the 3"],
+        ),
+        (
+            lambda path: write_cofw(path, "T", [np.zeros((4, 4, 2), np.uint8)] * 3, points(), BOXES),
+            ["picture 1", "(4, 4, 2)"],
+        ),
+        (lambda path: write_cofw(path, "T", pictures(), points() + 500, BOXES), ["face 1", "44 x 30"]),
     ],
 )
 def test_faults_are_named(cofw_root: Path, write: Callable[[Path], object], named: list[str]) -> None:

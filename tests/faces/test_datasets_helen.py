@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from published_layouts import write_helen
 from veilmark.faces.datasets import load_faces
-from veilmark.faces.images import write_image
 from veilmark.run.errors import DataError
 
 PICTURES = {"232194_1": "train_1", "1629243_1": "train_3", "2960256451_1": "test", "30844800_1": "test"}
@@ -22,16 +22,8 @@ def points(name: str) -> np.ndarray:
 
 @pytest.fixture
 def helen_root(tmp_path: Path) -> Path:
-    (tmp_path / "annotation").mkdir()
-    for number, (name, folder) in enumerate(PICTURES.items(), 1):
-        (tmp_path / folder).mkdir(exist_ok=True)
-        write_image(tmp_path / folder / f"{name}.jpg", np.full((80, 90, 3), 90, dtype=np.uint8))
-        rows = "\r\n".join(f"{x:.2f} , {y:.2f}" for x, y in points(name))
-        # Annotations are numbered; the first line names the picture.
-        (tmp_path / "annotation" / f"{number}.txt").write_text(f"{name}\r\n{rows}\r\n")
-    for file, folder in (("trainnames.txt", "train"), ("testnames.txt", "test")):
-        listed = [name for name, place in PICTURES.items() if place.startswith(folder)]
-        (tmp_path / file).write_text("\r\n".join(listed) + "\r\n")
+    blank = np.full((80, 90, 3), 90, dtype=np.uint8)
+    write_helen(tmp_path, {name: (folder, blank, points(name)) for name, folder in PICTURES.items()})
     return tmp_path
 
 

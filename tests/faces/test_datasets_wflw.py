@@ -9,11 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from published_layouts import WFLW_LISTS, wflw_line, write_picture, write_wflw_list
 from veilmark.faces.datasets import load_faces
-from veilmark.faces.images import write_image
 from veilmark.run.errors import DataError
-
-LISTS = Path("WFLW_annotations/list_98pt_rect_attr_train_test")
 
 # Picture, and the six attributes: pose, expression, illumination, make-up, occlusion, blur.
 TEST = [
@@ -30,21 +28,16 @@ def face_points(row: int) -> np.ndarray:
 
 
 def line(row: int, picture: str, attributes: tuple[int, ...]) -> str:
-    coordinates = " ".join(f"{value:.6f}" for value in face_points(row).ravel())
-    return f"{coordinates} 2 3 41 42 {' '.join(map(str, attributes))} {picture}\n"
+    return wflw_line(picture, face_points(row), attributes, (2, 3, 41, 42))
 
 
 @pytest.fixture(scope="session")
 def wflw_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("wflw")
-    (root / LISTS).mkdir(parents=True)
     for part, faces in (("train", TRAIN), ("test", TEST)):
-        text = "".join(line(row, *face) for row, face in enumerate(faces))
-        (root / LISTS / f"list_98pt_rect_attr_{part}.txt").write_text(text)
+        write_wflw_list(root, part, [line(row, *face) for row, face in enumerate(faces)])
         for picture, _ in faces:
-            path = root / "WFLW_images" / picture
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_image(path, np.full((48, 44, 3), 90, dtype=np.uint8))
+            write_picture(root / "WFLW_images" / picture, np.full((48, 44, 3), 90, dtype=np.uint8))
     return root
 
 
@@ -97,7 +90,7 @@ def test_the_test_faces_have_their_subsets(wflw_root: Path) -> None:
 
 def _in_test(change: Callable[[str], str]) -> Callable[[Path], object]:
     def damage(root: Path) -> None:
-        path = root / LISTS / "list_98pt_rect_attr_test.txt"
+        path = root / WFLW_LISTS / "list_98pt_rect_attr_test.txt"
         path.write_text(change(path.read_text()))
 
     return damage
@@ -106,7 +99,10 @@ def _in_test(change: Callable[[str], str]) -> Callable[[Path], object]:
 @pytest.mark.parametrize(
     ("damage", "named"),
     [
-        (lambda root: (root / LISTS / "list_98pt_rect_attr_test.txt").unlink(), ["_test.txt does not exist", "wywu"]),
+        (
+            lambda root: (root / WFLW_LISTS / "list_98pt_rect_attr_test.txt").unlink(),
+            ["_test.txt does not exist", "wywu"],
+        ),
         (lambda root: (root / "WFLW_images/37--Soccer/b.jpg").unlink(), ["face 2", "b.jpg does not exist", "wywu"]),
         (_in_test(lambda text: ""), ["lists no face", "wywu"]),
         (_in_test(lambda text: text.replace("\n", "\n1 2 3\n", 1)), ["line 2: 3 values", "206 numbers"]),
@@ -126,7 +122,7 @@ def test_faults_are_named(wflw_root: Path, tmp_path: Path, damage: Callable[[Pat
 
 def test_a_subset_without_a_face_is_said(wflw_root: Path, tmp_path: Path) -> None:
     root = Path(shutil.copytree(wflw_root, tmp_path / "data"))
-    (root / LISTS / "list_98pt_rect_attr_test.txt").write_text(line(0, *TEST[1]))
+    (root / WFLW_LISTS / "list_98pt_rect_attr_test.txt").write_text(line(0, *TEST[1]))
     assert load_faces("wflw", root, "test").subsets == {}
     with pytest.raises(DataError, match="no face of split 'blur'"):
         load_faces("wflw", root, "blur")

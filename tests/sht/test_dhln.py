@@ -6,6 +6,7 @@ from model_tester import LandmarkNetworkTester
 
 from veilmark.run.errors import ConfigError, WeightsError
 from veilmark.sht.dhln import DHLN
+from veilmark.sht.layers import FinePainter
 from veilmark.sht.pretrained import load_dhln, packaged_weights, weights_folder
 
 SMALL = {"size": 64, "structure_widths": (16, 32, 32), "detail_widths": (16, 32)}
@@ -52,14 +53,42 @@ def test_map_stride_sets_the_size_of_the_maps(map_stride):
 def test_landmarks_alone_skip_the_painting_and_stay_the_same():
     model = stirred()
     called = []
-    for painter in model.paint:
-        painter.register_forward_hook(lambda *args: called.append(1))
-    quick, whole = model(faces(), hallucinate=False), None
-    assert called == []
-    assert quick.face is None
-    whole = model(faces())
-    assert called == [1, 1]
+    for name, painter in [("paint", p) for p in model.paint] + [("finish", model.finish)]:
+        painter.register_forward_hook(lambda *args, name=name: called.append(name))
+    with torch.no_grad():
+        quick = model(faces(), hallucinate=False)
+        assert called == []
+        assert quick.face is None
+        whole = model(faces())
+    assert called == ["paint", "finish"]
     torch.testing.assert_close(quick.points, whole.points)
+
+
+@pytest.mark.parametrize(("stride", "steps"), [(2, 0), (4, 1), (8, 2)])
+def test_the_last_painter_looks_at_the_picture_in_every_step(stride, steps):
+    torch.manual_seed(0)
+    painter = FinePainter(32, stride, 16)
+    features, picture = torch.randn(2, 32, 8, 8), torch.randn(2, 3, 8 * stride, 8 * stride)
+    assert len(painter.look) == steps
+    # It starts by painting nothing.
+    assert not painter(features, picture).any()
+    with torch.no_grad():
+        for parameter in painter.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        painted = painter(features, picture)
+        assert painted.shape == (2, 3, 8 * stride, 8 * stride)
+        assert torch.equal(painter(features, picture + 1), painted) == (steps == 0)
+        assert not torch.equal(painter(features + 1, picture), painted)
+
+
+def test_rows_are_what_it_says_about_some_of_the_faces():
+    with torch.no_grad():
+        whole = stirred()(faces(n=4))
+    part = whole.rows(1, 3)
+    for name in ("points", "face", "expected_error", "trust_logit"):
+        assert torch.equal(getattr(part, name), getattr(whole, name)[1:3]), name
+    assert [stage.logits.shape[0] for stage in part.stages] == [2, 2]
+    assert whole.rows(2, 2).points.shape == (0, 68, 2)
 
 
 def test_heatmaps_guide_the_detail_stream():
@@ -186,7 +215,7 @@ def test_missing_weights_list_the_packaged_ones(tmp_path):
 
 
 def test_the_packaged_weights_fit_and_are_small():
-    names = packaged_weights()
+    names = packaged_weights(DHLN)
     assert "dhln-ytf68" in names
     for name in names:
         model = load_dhln(name)

@@ -79,4 +79,6 @@ def test_it_learns_to_tell_real_from_painted():
         optimizer.step()
     assert float(loss.detach()) < 0.1 < before
     for judge in (0, 1):
-        assert float(model(real, look, maps)[:, judge].mean()) > float(model(painted, look, maps)[:, judge].mean()) + 0.5
+        assert (
+            float(model(real, look, maps)[:, judge].mean()) > float(model(painted, look, maps)[:, judge].mean()) + 0.5
+        )

@@ -7,9 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import map_coordinates
 
-from veilmark.run.errors import ConfigError
+from veilmark.run.errors import ConfigError, WeightsError
 from veilmark.sht import fptn as fptn_module
+from veilmark.sht.dhln import DHLN
 from veilmark.sht.fptn import FPTN, move_pixels, spline_move
+from veilmark.sht.pretrained import load_dhln, load_fptn, packaged_weights, weights_folder
 
 SIZE = 64
 SMALL = {"size": SIZE, "channels": 16, "blocks": 2, "painter_width": 16}
@@ -245,6 +247,30 @@ def test_saved_and_loaded_it_paints_the_same(tmp_path):
     again = FPTN.from_pretrained(tmp_path).eval()
     inputs = smooth(), points(), points(seed=4)
     torch.testing.assert_close(again(*inputs).face, model(*inputs).face)
+
+
+def test_weights_are_checked_as_those_of_dhln_are(tmp_path):
+    stirred().half().save_pretrained(tmp_path)
+    model = load_fptn(tmp_path)
+    assert not model.training
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    with pytest.raises(WeightsError, match="'blocks' is not an option of DHLN; these weights are of another network"):
+        load_dhln(tmp_path)
+    broken = small()
+    with torch.no_grad():
+        broken.correct.bias.fill_(float("inf"))
+    broken.save_pretrained(tmp_path / "broken")
+    with pytest.raises(WeightsError, match=r"'correct\.bias' holds a value that is not finite"):
+        load_fptn(tmp_path / "broken")
+    with pytest.raises(WeightsError, match=r"no weights 'nothing'; packaged: (?!dhln)"):
+        load_fptn("nothing")
+
+
+def test_the_packaged_weights_load_and_are_small():
+    assert set(packaged_weights(FPTN)) | set(packaged_weights(DHLN)) == set(packaged_weights())
+    for name in packaged_weights(FPTN):
+        assert load_fptn(name).size == 128
+        assert sum(f.stat().st_size for f in weights_folder(name).glob("*.safetensors")) <= 8_000_000
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ models below are those files; whoever writes one may validate it against them.
 
 from __future__ import annotations
 
-from pydantic import BaseModel, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 
 class Weights(BaseModel):
@@ -85,6 +85,18 @@ class HallucinationScore(BaseModel):
     bicubic_ssim_y: float
 
 
+class PublishedScore(BaseModel):
+    """A row of the table that papers print for a set: ``n`` faces of a subset.
+
+    The other keys are the columns' headings, with figures in percent; they differ from set to set.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, float]
+    subset: str
+    n: int
+
+
 class Evaluation(BaseModel):
     """``metrics.json`` of an evaluation."""
 
@@ -92,3 +104,4 @@ class Evaluation(BaseModel):
     landmarks: list[LandmarkScore]
     mean_shape: list[LandmarkScore] = []
     hallucination: list[HallucinationScore] = []
+    published: list[PublishedScore] = []

@@ -164,6 +164,13 @@ def _embed(run: Path, name: str) -> Picture:
     return Picture(f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}", width, height)
 
 
+def _sheets(run: Path) -> list[tuple[int, str]]:
+    """Step and name of at most four sheets of transfers: the first, the last, and what lies between."""
+    found = sorted((int(path.stem), f"transfers/{path.name}") for path in run.glob("transfers/[0-9]*.png"))
+    shown = min(4, len(found))
+    return [found[round(i * (len(found) - 1) / max(1, shown - 1))] for i in range(shown)]
+
+
 @cache
 def _environment() -> Environment:
     environment = Environment(
@@ -199,12 +206,13 @@ def write_demo_report(run: Path) -> Path:
 
 
 def write_training_report(run: Path) -> Path:
-    """The report of a training run: curves, the last validation beside the best one, the config.
+    """The report of a training run: curves, the last validation beside the best one, transfers, the config.
 
     The curves are left beside the report as ``curves_<panel>.png``.
 
     Args:
-        run: Run folder with ``metrics.jsonl``; ``summary.json`` and ``config.yaml`` are shown if there.
+        run: Run folder with ``metrics.jsonl``; ``summary.json``, ``config.yaml`` and the sheets
+            ``transfers/<step>.png`` are shown if there.
 
     Returns:
         The report that was written.
@@ -233,6 +241,10 @@ def write_training_report(run: Path) -> Path:
         name=run.resolve().name,
         steps=steps,
         last_step=max(record["step"] for record in records),
+        stages=plots.stage_ends(records),
+        # Every stage counts its own time.
+        seconds={record.get("stage"): record["seconds"] for record in steps if "seconds" in record}.values(),
+        transfers=_sheets(run),
         speed=median(images_per_second) if images_per_second else None,
         validations=ordered,
         curves=curves,

@@ -30,7 +30,14 @@ FLOOR_COLOUR = "#6b6f76"
 FLOOR = "mean shape"
 """The method that every other one has to beat; drawn in grey."""
 
-PANELS = ("loss", "nme", "psnr", "speed")
+_TITLES = {
+    "loss": "Training loss",
+    "nme": "Validation NME, %, by face size",
+    "psnr": "Validation PSNR, dB, by face size",
+    "drift": "Drift of the landmarks, % inter-ocular",
+    "speed": "Training images per second",
+}
+PANELS = tuple(_TITLES)
 """The panels of :func:`plot_curves`, in drawing order."""
 
 # 5.2 inches at 200 dpi are 1040 px: shrunk to a 360 px column, the 12-point text is still 11 px high.
@@ -181,12 +188,13 @@ def _series(points: Sequence[Mapping[str, Any]], panel: str) -> dict[str, list[t
     # A resumed run logs the steps after its checkpoint again; the later record is the true one.
     latest = {(point["step"], "validation" in point): point for point in points}
     for (step, _), point in sorted(latest.items(), key=lambda item: item[0]):
-        if panel in ("nme", "psnr"):
-            found = {
-                f"{size} px": scores.get(panel)
-                for size, scores in point.get("validation", {}).items()
-                if isinstance(scores, Mapping)
-            }
+        if panel in ("nme", "psnr", "drift"):
+            sizes = {size: s for size, s in point.get("validation", {}).items() if isinstance(s, Mapping)}
+            found = {f"{size} px": scores.get(panel) for size, scores in sizes.items()}
+            if panel == "drift":
+                found = {"drift": None, "common drift": None}
+                for scores in sizes.values():
+                    found |= {key.replace("_", " "): scores[key] for key in ("drift", "common_drift") if key in scores}
         else:
             key = {"loss": "loss", "speed": "images_per_second"}[panel]
             found = {key: point.get(key)}
@@ -196,20 +204,22 @@ def _series(points: Sequence[Mapping[str, Any]], panel: str) -> dict[str, list[t
     return lines
 
 
-_TITLES = {
-    "loss": "Training loss",
-    "nme": "Validation NME, %, by face size",
-    "psnr": "Validation PSNR, dB, by face size",
-    "speed": "Training images per second",
-}
+def stage_ends(points: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """The last logged step of every stage of a run, in their order."""
+    ends: dict[str, int] = {}
+    for point in points:
+        if "stage" in point:
+            ends[point["stage"]] = max(point["step"], ends.get(point["stage"], 0))
+    return ends
 
 
 def plot_curves(points: Sequence[Mapping[str, Any]], path: Path, panels: Sequence[str] = PANELS) -> Path:
-    """The curves of a training run, one panel above the other.
+    """The curves of a training run, one panel above the other; a dashed line marks where a stage ends.
 
     Args:
-        points: Records of ``metrics.jsonl``: ``{"step", "loss", "images_per_second", ...}`` and
-            ``{"step", "validation": {size: {"nme", "psnr"}}}``, in the order logged.
+        points: Records of ``metrics.jsonl``: ``{"step", "stage", "loss", "images_per_second", ...}`` and
+            ``{"step", "stage", "validation": {size: {"nme", "psnr", "drift", "common_drift"}}}``, in the order
+            logged.
         path: PNG to write.
         panels: Which of :data:`PANELS` to draw; those without a logged value are left out.
 
@@ -234,8 +244,10 @@ def plot_curves(points: Sequence[Mapping[str, Any]], path: Path, panels: Sequenc
                 markersize=6,
                 label=label,
             )
+        for step in list(stage_ends(points).values())[:-1]:
+            axes.axvline(step, color=FLOOR_COLOUR, linestyle="--", linewidth=1.5)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
-        if panel == "speed":
+        if panel in ("speed", "drift"):
             axes.set_ylim(bottom=0)
         if len(lines) > 1:
             axes.legend(loc="best", ncols=2, **_LEGEND)

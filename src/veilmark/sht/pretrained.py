@@ -6,32 +6,45 @@ import inspect
 import json
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from veilmark.run.checkpoints import read_tensors
 from veilmark.run.errors import ConfigError, WeightsError
 from veilmark.sht.dhln import DHLN
+from veilmark.sht.fptn import FPTN
 
 DEFAULT_WEIGHTS = "dhln-ytf68"
-"""The packaged weights that are used when none are named."""
+"""The packaged weights of DHLN that are used when none are named."""
+
+DEFAULT_TRANSFER = "fptn-ytf68"
+"""The packaged weights of FPTN that are used when none are named."""
 
 HUB = "hub:"
 """Prefix by which a user asks for the Hugging Face hub: ``hub:owner/name``."""
 
 _PICKLES = {".pth", ".pt", ".bin", ".ckpt", ".pkl"}
 
+Network = TypeVar("Network", DHLN, FPTN)
 
-def packaged_weights() -> list[str]:
-    """Names of the weights that arrive with the package."""
+
+def packaged_weights(network: type[DHLN] | type[FPTN] | None = None) -> list[str]:
+    """Names of the weights that arrive with the package.
+
+    Args:
+        network: Only those of this network, by which their names begin: ``dhln-``, ``fptn-``. All by default.
+    """
     folder = files("veilmark") / "sht" / "weights"
-    return sorted(entry.name for entry in folder.iterdir() if (entry / "config.json").is_file())
+    start = "" if network is None else f"{network.__name__.lower()}-"
+    names = (entry.name for entry in folder.iterdir() if (entry / "config.json").is_file())
+    return sorted(name for name in names if name.startswith(start))
 
 
-def weights_folder(weights: str | Path) -> Path:
+def weights_folder(weights: str | Path, network: type[DHLN] | type[FPTN] | None = None) -> Path:
     """The folder that a user's ``--weights`` names.
 
     Args:
         weights: Name of packaged weights, a folder, or ``hub:owner/name``.
+        network: Whose weights the message lists, where there are none of that name.
 
     Raises:
         WeightsError: If there is nothing of that name, or it is a pickle.
@@ -58,7 +71,7 @@ def weights_folder(weights: str | Path) -> Path:
         path = path.parent
     if not path.is_dir():
         raise WeightsError(
-            f"no weights {name!r}; packaged: {', '.join(packaged_weights()) or 'none'}; otherwise give a folder "
+            f"no weights {name!r}; packaged: {', '.join(packaged_weights(network)) or 'none'}; otherwise give a folder "
             f"with config.json and model.safetensors, or {HUB}owner/name"
         )
     return path
@@ -70,7 +83,21 @@ def load_dhln(weights: str | Path = DEFAULT_WEIGHTS) -> DHLN:
     Raises:
         WeightsError: If a file is missing, a pickle, or of another architecture: the message names the key.
     """
-    folder = weights_folder(weights)
+    return _load(DHLN, weights)
+
+
+def load_fptn(weights: str | Path = DEFAULT_TRANSFER) -> FPTN:
+    """FPTN from packaged weights, a folder or the hub, in evaluation mode on the CPU.
+
+    Raises:
+        WeightsError: As :func:`load_dhln`.
+    """
+    return _load(FPTN, weights)
+
+
+def _load(network: type[Network], weights: str | Path) -> Network:
+    """A network from weights whose every key, shape and value has been checked."""
+    folder = weights_folder(weights, network)
     config_path, tensors_path = folder / "config.json", folder / "model.safetensors"
     if not config_path.is_file():
         raise WeightsError(f"{config_path} does not exist; expected a folder written by save_pretrained")
@@ -82,14 +109,15 @@ def load_dhln(weights: str | Path = DEFAULT_WEIGHTS) -> DHLN:
         config: dict[str, Any] = json.loads(config_path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise WeightsError(f"{config_path} is not JSON: {error}") from None
-    known = set(inspect.signature(DHLN.__init__).parameters) - {"self"}
+    known = set(inspect.signature(network.__init__).parameters) - {"self"}
     unknown = sorted(set(config) - known)
     if unknown:
         raise WeightsError(
-            f"{config_path}: {unknown[0]!r} is not an option of DHLN; these weights are of another network"
+            f"{config_path}: {unknown[0]!r} is not an option of {network.__name__}; these weights are of another "
+            "network"
         )
     try:
-        model = DHLN(**config)
+        model = network(**config)
     except (ConfigError, TypeError) as error:
         raise WeightsError(f"{config_path}: {error}") from None
     tensors, _ = read_tensors(tensors_path)

@@ -44,7 +44,7 @@ def protocol_of(faces: FaceSet, landmarker: Landmarker, weights: str) -> dict[st
         "mirror": landmarker.mirror,
         "looks": {"annotated": 1, "finder": 2 if landmarker.refine else 1},
         "images": _IMAGES,
-        "interval": "95 %, bootstrap over people",
+        "interval": "95 %, bootstrap over people; over pictures where the set names nobody",
         "version": veilmark.__version__,
         "date": datetime.date.today().isoformat(),
     }

@@ -165,7 +165,8 @@ class Trainer(Generic[Network, Drawn]):
                 f"{self.checkpoint}: one process sees step {greatest}, another step {least}; the run folder must lie "
                 "on a disk that all machines share"
             )
-        if self.step and self.fabric.is_global_zero:
+        # A finished stage writes no line again, and those of the stages after it are theirs to drop.
+        if self.step < self.steps and self.fabric.is_global_zero:
             self.run.keep_log(self.first_step + self.step)
         return self.step > 0
 
