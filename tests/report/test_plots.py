@@ -130,6 +130,40 @@ def test_panels_asked_for_are_the_panels_drawn(panels, titles, monkeypatch, tmp_
     assert [ax.get_title(loc="left") for ax in axes] == titles
 
 
+STAGES = [
+    {"step": 4, "stage": "detector", "loss": 3.0},
+    {"step": 8, "stage": "detector", "loss": 2.0},
+    {"step": 12, "stage": "joint", "loss": 5.0},
+    {
+        "step": 12,
+        "stage": "joint",
+        "validation": {"16": {"nme": 9.0, "drift": 2.0, "common_drift": 0.5}, "64": {"nme": 8}},
+    },
+    {"step": 16, "stage": "joint", "validation": {"16": {"nme": 9.0, "drift": 3.0, "common_drift": 0.75}}},
+]
+
+
+def test_drift_is_one_line_for_all_of_it_and_one_for_what_is_common(monkeypatch, tmp_path):
+    lines, axes = drawn_lines(monkeypatch, lambda: plots.plot_curves(STAGES, tmp_path / "x.png", ["drift"]))
+    assert lines["drift"].get_xydata().tolist() == [[12, 2], [16, 3]]
+    assert lines["common drift"].get_xydata().tolist() == [[12, 0.5], [16, 0.75]]
+    assert axes[0].get_ylim()[0] == 0
+    with pytest.raises(plots.NothingLogged):
+        plots.plot_curves(POINTS, tmp_path / "x.png", ["drift"])
+
+
+def test_a_dashed_line_marks_where_a_stage_ends(monkeypatch, tmp_path):
+    """Between two stages only; a run of one stage, or without the word, has none."""
+    assert plots.stage_ends(STAGES) == {"detector": 8, "joint": 16}
+
+    def marks(points):
+        _, axes = drawn_lines(monkeypatch, lambda: plots.plot_curves(points, tmp_path / "x.png", ["loss"]))
+        return [line.get_xdata()[0] for line in axes[0].get_lines() if line.get_linestyle() == "--"]
+
+    assert marks(STAGES) == [8]
+    assert marks(STAGES[:2]) == marks(POINTS) == []
+
+
 def test_a_small_tile_is_enlarged_without_smoothing(tmp_path):
     chess = np.indices((2, 2)).sum(axis=0).astype(np.uint8) % 2 * 255
     path = plots.contact_sheet([(np.dstack([chess] * 3), "")], 1, tmp_path / "sheet.png")

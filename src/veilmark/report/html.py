@@ -166,7 +166,8 @@ def _embed(run: Path, name: str) -> Picture:
 
 def _sheets(run: Path) -> list[tuple[int, str]]:
     """Step and name of at most four sheets of transfers: the first, the last, and what lies between."""
-    found = sorted((int(path.stem), f"transfers/{path.name}") for path in run.glob("transfers/[0-9]*.png"))
+    sheets = (path for path in run.glob("transfers/*.png") if path.stem.isdecimal())
+    found = sorted((int(path.stem), f"transfers/{path.name}") for path in sheets)
     shown = min(4, len(found))
     return [found[round(i * (len(found) - 1) / max(1, shown - 1))] for i in range(shown)]
 
@@ -243,7 +244,7 @@ def write_training_report(run: Path) -> Path:
         last_step=max(record["step"] for record in records),
         stages=plots.stage_ends(records),
         # Every stage counts its own time.
-        seconds={record.get("stage"): record["seconds"] for record in steps if "seconds" in record}.values(),
+        seconds={str(record.get("stage")): record["seconds"] for record in steps if "seconds" in record}.values(),
         transfers=_sheets(run),
         speed=median(images_per_second) if images_per_second else None,
         validations=ordered,

@@ -188,13 +188,12 @@ def _series(points: Sequence[Mapping[str, Any]], panel: str) -> dict[str, list[t
     # A resumed run logs the steps after its checkpoint again; the later record is the true one.
     latest = {(point["step"], "validation" in point): point for point in points}
     for (step, _), point in sorted(latest.items(), key=lambda item: item[0]):
-        if panel in ("nme", "psnr", "drift"):
-            sizes = {size: s for size, s in point.get("validation", {}).items() if isinstance(s, Mapping)}
+        sizes = {size: s for size, s in point.get("validation", {}).items() if isinstance(s, Mapping)}
+        if panel == "drift":
+            names = ("drift", "common_drift")
+            found = {key.replace("_", " "): s[key] for s in sizes.values() for key in names if key in s}
+        elif panel in ("nme", "psnr"):
             found = {f"{size} px": scores.get(panel) for size, scores in sizes.items()}
-            if panel == "drift":
-                found = {"drift": None, "common drift": None}
-                for scores in sizes.values():
-                    found |= {key.replace("_", " "): scores[key] for key in ("drift", "common_drift") if key in scores}
         else:
             key = {"loss": "loss", "speed": "images_per_second"}[panel]
             found = {key: point.get(key)}
@@ -205,12 +204,8 @@ def _series(points: Sequence[Mapping[str, Any]], panel: str) -> dict[str, list[t
 
 
 def stage_ends(points: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """The last logged step of every stage of a run, in their order."""
-    ends: dict[str, int] = {}
-    for point in points:
-        if "stage" in point:
-            ends[point["stage"]] = max(point["step"], ends.get(point["stage"], 0))
-    return ends
+    """The last logged step of every stage of a run, in the order of the stages."""
+    return {point["stage"]: point["step"] for point in points if isinstance(point.get("stage"), str)}
 
 
 def plot_curves(points: Sequence[Mapping[str, Any]], path: Path, panels: Sequence[str] = PANELS) -> Path:

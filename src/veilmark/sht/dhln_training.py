@@ -240,13 +240,16 @@ def start_from(model: nn.Module, weights: str) -> None:
     """Takes over the tensors of other weights that fit, and says how many did.
 
     Raises:
-        WeightsError: If there are no such weights, or none of their tensors fits.
+        WeightsError: If there are no such weights, or fewer than half of the network's tensors are among them.
     """
     tensors, _ = read_tensors(weights_folder(weights) / "model.safetensors")
     own = model.state_dict()
     fitting = {name: tensor for name, tensor in tensors.items() if name in own and tensor.shape == own[name].shape}
-    if not fitting:
-        raise WeightsError(f"init: no tensor of {weights!r} fits this network; use weights of the same network")
+    if 2 * len(fitting) < len(own):
+        raise WeightsError(
+            f"init: {len(fitting)} of this network's {len(own)} tensors fit those of {weights!r}; use weights of the same "
+            "network and size"
+        )
     model.load_state_dict(fitting, strict=False)
     say(f"starting from {weights}: {len(fitting)} of {len(own)} tensors")
 

@@ -84,19 +84,22 @@ class PoseAttention(nn.Module):
 
     Args:
         channels: Channels of either stream.
+        answers: Whether the image is told to the pose; nobody would hear it after the last step.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, answers: bool = True) -> None:
         super().__init__()
         self.image, self.pose = Residual(channels), Residual(channels)
         self.attention = nn.Sequential(norm(channels), nn.SiLU(), nn.Conv2d(channels, channels, 1), nn.Sigmoid())
-        self.update = nn.Conv2d(2 * channels, channels, 1)
+        self.update = nn.Conv2d(2 * channels, channels, 1) if answers else None
 
     def forward(self, image: Tensor, pose: Tensor) -> tuple[Tensor, Tensor]:
         """Maps both streams ``(n, c, h, w)`` to the same shapes."""
         pose = self.pose(pose)
         image = image + self.attention(pose) * self.image(image)
-        return image, pose + self.update(torch.cat([pose, image], dim=1))
+        if self.update is not None:
+            pose = pose + self.update(torch.cat([pose, image], dim=1))
+        return image, pose
 
 
 class Transfer(NamedTuple):
@@ -167,7 +170,7 @@ class FPTN(
         cells, k = size // stride, len(get_scheme(scheme))
         self.image_stem = Stem(channels, stride, cells)
         self.pose_stem = nn.Conv2d(2 * k, channels, 3, padding=1)
-        self.blocks = nn.ModuleList(PoseAttention(channels) for _ in range(blocks))
+        self.blocks = nn.ModuleList(PoseAttention(channels, step < blocks - 1) for step in range(blocks))
         self.correct = nn.Conv2d(channels, 2, 3, padding=1)
         self.finish = FinePainter(channels, stride, painter_width)
         # It starts as the spline alone, which is the baseline that it has to beat.

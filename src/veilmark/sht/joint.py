@@ -72,8 +72,6 @@ class SHT(nn.Module):
     def __init__(self, dhln: DHLN, fptn: FPTN) -> None:
         super().__init__()
         self.dhln, self.fptn = dhln, fptn
-        # Nothing reads the pose that leaves the last block: distributed training waits for every gradient it expects.
-        fptn.blocks[-1].update.requires_grad_(False)
 
     def forward(self, labelled: Tensor, pairs: Tensor) -> JointOutput:
         """Runs both networks.

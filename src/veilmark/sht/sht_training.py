@@ -106,7 +106,9 @@ class Drift:
         """Remembers where the detector's landmarks are."""
         self.start = predict(model, self.small, mirror=False).points
         a, b = get_scheme(model.scheme).inter_ocular
-        self.unit = np.linalg.norm(self.faces.points[:, a] - self.faces.points[:, b], axis=1)[:, None]
+        # The floor of the training's loss: profile faces, whose eyes nearly meet, must not rule the mean.
+        apart = np.linalg.norm(self.faces.points[:, a] - self.faces.points[:, b], axis=1)
+        self.unit = np.maximum(apart, 0.15)[:, None]
 
     def figures(self, model: DHLN) -> dict[str, float]:
         """``drift``: mean distance moved; ``common_drift``: what all faces have in common of it. Percent.
