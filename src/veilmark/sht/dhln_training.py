@@ -247,8 +247,8 @@ def start_from(model: nn.Module, weights: str) -> None:
     fitting = {name: tensor for name, tensor in tensors.items() if name in own and tensor.shape == own[name].shape}
     if 2 * len(fitting) < len(own):
         raise WeightsError(
-            f"init: {len(fitting)} of this network's {len(own)} tensors fit those of {weights!r}; use weights of the same "
-            "network and size"
+            f"init: {len(fitting)} of this network's {len(own)} tensors fit those of {weights!r}; use weights of the "
+            "same network and size"
         )
     model.load_state_dict(fitting, strict=False)
     say(f"starting from {weights}: {len(fitting)} of {len(own)} tensors")
