@@ -47,9 +47,6 @@ TINY = {
 }  # fmt: skip
 
 
-DEFECT = pytest.mark.xfail(strict=True, reason="a known defect")
-
-
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """The first 20,000 faces of AFLW train; of the tiny set it is the first few. Coarse charts are drawn sooner."""
@@ -313,7 +310,6 @@ def test_invisible_labels_teach_nothing(tiny, tmp_path):
     assert all(seen[name] != before[name] for name in ("points", "heatmaps", "claim", "total"))
 
 
-@DEFECT
 @pytest.mark.parametrize("corner", get_scheme("aflw19").inter_ocular)
 def test_an_invisible_eye_corner_teaches_nothing(corner, tiny, tmp_path):
     """Nor does it set the length that the errors of the others are divided by."""
@@ -354,26 +350,11 @@ def test_an_invisible_eye_corner_teaches_nothing(corner, tiny, tmp_path):
             ["unlabelled.folder needs unlabelled.layout and unlabelled.split"],
         ),
         ("sht-wflw", ["unlabelled.use=true"], ["wflw/train has no unlabelled face", "unlabelled.use=false"]),
-        pytest.param(
-            "sht-wflw",
-            ["unlabelled.folder=celeba"],
-            ["unlabelled.use is false; add --set unlabelled.use=true"],
-            marks=DEFECT,
-        ),
+        ("sht-wflw", ["unlabelled.folder=celeba"], ["unlabelled.use is false; add --set unlabelled.use=true"]),
         # Nothing to learn, nobody to learn from, nothing to compare with.
-        pytest.param(
-            "hallucinate-helen",
-            ["network.detail=false"],
-            ["helen/train has no landmarks, and network.detail is false"],
-            marks=DEFECT,
-        ),
-        pytest.param("sht-wflw", ["data.held_out=0.99"], ["data.held_out is 0.99", "none of 6 people"], marks=DEFECT),
-        pytest.param(
-            "sht-wflw",
-            ["validate_sizes=[16,256]"],
-            ["validate_sizes has 256, but network.size is 64"],
-            marks=DEFECT,
-        ),
+        ("hallucinate-helen", ["network.detail=false"], ["helen/train has no landmarks, and network.detail is false"]),
+        ("sht-wflw", ["data.held_out=0.99"], ["data.held_out is 0.99", "none of 6 people"]),
+        ("sht-wflw", ["validate_sizes=[16,256]"], ["validate_sizes has 256, but network.size is 64"]),
         # No face of WFLW says whose it is, and there are no other faces.
         ("sht-wflw", ["pairs.kind=video"], ["pairs.kind is 'video'", "pairs.kind=warp"]),
     ],
@@ -387,7 +368,6 @@ def test_settings_that_do_not_fit_are_refused_before_any_work(recipe, more, word
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 
-@DEFECT
 def test_two_faces_of_one_picture_are_not_one_person(tmp_path):
     """WFLW names nobody: its unit of people is the picture."""
     TINY_SETS["wflw"].write(tmp_path)

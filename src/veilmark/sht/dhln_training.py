@@ -194,6 +194,11 @@ def open_sets(config: LandmarkTraining, data: Path) -> TrainingSets:
     known = config.data
     if not config.schedule.epochs and config.init is None:
         raise ConfigError("schedule.epochs is 0 and init is null: nothing was learned yet; name weights to start from")
+    if max(config.validate_sizes) > config.network.size:
+        raise ConfigError(
+            f"validate_sizes has {max(config.validate_sizes)}, but network.size is {config.network.size}; "
+            "choose face sizes up to the network's"
+        )
     learned, others = _two_parts(config, load_faces(known.layout, data, known.train), data)
     shared = set(learned.people) & set(others.people)
     if shared:
@@ -203,6 +208,11 @@ def open_sets(config: LandmarkTraining, data: Path) -> TrainingSets:
         )
     if not learned.labelled:
         # A set of faces alone teaches hallucination alone.
+        if not config.network.detail:
+            raise ConfigError(
+                f"{known.layout}/{known.train} has no landmarks, and network.detail is false: nothing can be learned; "
+                "leave network.detail true, or give a labelled set as --data"
+            )
         return TrainingSets(scored_faces(learned), [], scored_faces(others), learned.people, learned.protocol)
     named = learned.people or sorted(face.name for face in learned.labelled)
     count = max(1, round(config.data.labelled_people * len(named)))
@@ -224,6 +234,11 @@ def _two_parts(config: LandmarkTraining, learned: FaceSet, data: Path) -> tuple[
         return learned, load_faces(known.layout, data, known.select).in_scheme(scheme)
     everybody = sorted({face.person or face.name for face in learned.labelled + learned.unlabelled})
     count = max(1, round(known.held_out * len(everybody)))
+    if count == len(everybody):
+        raise ConfigError(
+            f"data.held_out is {known.held_out}, which leaves none of {len(everybody)} people to learn from; "
+            "choose a smaller share"
+        )
     held = set(rng_for(config.seed, 8).permutation(everybody)[:count])
 
     def part(inside: bool) -> FaceSet:

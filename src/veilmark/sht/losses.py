@@ -126,6 +126,11 @@ class Losses(NamedTuple):
     parts: dict[str, Tensor]
 
 
+_TYPICAL_EYES = 0.4
+"""Inter-ocular distance of a face whose eye corners are not both seen, as a share of the crop's side: about that of a
+head turned by 30 to 45 degrees."""
+
+
 class DHLNLoss:
     """Supervises every stage of DHLN.
 
@@ -155,6 +160,10 @@ class DHLNLoss:
         a, b = self.eyes
         # The floor keeps single profile faces, whose eye corners nearly meet, from ruling a batch.
         inter_ocular = (batch.points[:, a] - batch.points[:, b]).norm(dim=1).clamp_min(0.15 * self.size)
+        if batch.visible is not None:
+            # A guessed eye corner must not scale the errors of the points that are seen.
+            eyes_seen = batch.visible[:, a] & batch.visible[:, b]
+            inter_ocular = torch.where(eyes_seen, inter_ocular, _TYPICAL_EYES * self.size)
         maps = gaussian_maps(
             batch.points, output.stages[0].logits.shape[-1], self.map_stride, sigma=float(self.map_stride)
         )

@@ -42,13 +42,14 @@ def choose_pairs(faces: Sequence[Face], kind: PairKind, rng: np.random.Generator
         key = (face.person, face.video) if kind == "video" else (face.person,)
         if None not in key:
             groups[key].append(index)
-    place = {index: (members, at) for members in groups.values() for at, index in enumerate(members)}
+    # Where a set names no people its unit is the picture: two faces of one picture are two people.
+    together = [members for members in groups.values() if len({faces[index].path for index in members}) > 1]
+    place = {index: (members, at) for members in together for at, index in enumerate(members)}
     pairs = []
     for index, (members, at) in sorted(place.items(), key=lambda entry: entry[0]):
-        if len(members) > 1:
-            # One of the others: a step of 1 to all but one around the circle of the members.
-            step = int(rng.integers(1, len(members)))
-            pairs.append((index, members[(at + step) % len(members)]))
+        # One of the others: a step of 1 to all but one around the circle of the members.
+        step = int(rng.integers(1, len(members)))
+        pairs.append((index, members[(at + step) % len(members)]))
     if not pairs:
         raise ConfigError(f"pairs.kind is {kind!r}, but {_lack(faces, kind)}; use pairs.kind=warp, which needs neither")
     return pairs

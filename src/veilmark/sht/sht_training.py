@@ -73,6 +73,8 @@ def _without_labels(config: SHTTraining, withheld: list[Face]) -> list[Face]:
     """
     asked = config.unlabelled
     if not asked.use:
+        if asked.folder is not None:
+            raise ConfigError("unlabelled.folder is given, but unlabelled.use is false; add --set unlabelled.use=true")
         return []
     if asked.folder is None:
         if not withheld:
