@@ -22,12 +22,12 @@ from veilmark.run.checkpoints import read_tensors
 from veilmark.run.config import load_recipe, override, recipe_names
 from veilmark.run.errors import ConfigError, DataError
 from veilmark.sht.dhln import DHLN
-from veilmark.sht.dhln_training import LandmarkTraining, TrainingSets, open_sets
 from veilmark.sht.losses import Batch, DHLNLoss, Weights
 from veilmark.sht.pretrained import load_dhln, weights_folder
 from veilmark.sht.protocol import prepare_faces
 from veilmark.sht.recipes import resolve_recipe
 from veilmark.sht.samples import SampleConfig, TrainingFaces
+from veilmark.sht.training_sets import LandmarkTraining, TrainingSets, open_sets
 
 LANDMARKS = {"sht-wflw": "wflw", "sht-cofw": "cofw", "sht-aflw": "aflw", "sht-300w": "300w"}
 HALLUCINATION = {"hallucinate-celeba": "celeba", "hallucinate-helen": "helen"}

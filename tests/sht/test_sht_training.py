@@ -17,7 +17,7 @@ from veilmark.run.checkpoints import read_tensors, write_tensors
 from veilmark.run.errors import ConfigError, WeightsError
 from veilmark.run.folder import RunFolder
 from veilmark.sht.dhln import DHLN
-from veilmark.sht.dhln_training import DHLNTraining, open_sets, start_from
+from veilmark.sht.dhln_training import DHLNTraining, start_from
 from veilmark.sht.fptn import FPTN
 from veilmark.sht.inference import predict
 from veilmark.sht.pretrained import load_dhln
@@ -25,6 +25,7 @@ from veilmark.sht.protocol import ReferenceFaces, prepare_faces
 from veilmark.sht.samples import SampleConfig, TrainingFaces
 from veilmark.sht.sht_training import Drift, SHTTraining, train_sht
 from veilmark.sht.training import Interrupted, Trainer
+from veilmark.sht.training_sets import open_sets
 
 NETWORK = {"size": 64, "structure_widths": (16, 32, 32), "detail_widths": (16, 32), "painter_width": 16}
 SCHEDULE = {"epochs": 2, "batch": 2, "validate_epochs": 1, "precision": "32-true"}

@@ -12,10 +12,11 @@ from lightning.fabric import Fabric
 from veilmark.run.config import load_recipe, override, resolve
 from veilmark.run.errors import ConfigError
 from veilmark.run.folder import RunFolder
-from veilmark.sht.dhln_training import DHLNTraining, LandmarkTraining, Trained, train_dhln
+from veilmark.sht.dhln_training import DHLNTraining, Trained, train_dhln
 from veilmark.sht.parallel import check_shares
 from veilmark.sht.sht_training import SHTTraining, train_sht
 from veilmark.sht.training import make_fabric
+from veilmark.sht.training_sets import LandmarkTraining
 
 KINDS: dict[str, tuple[type[LandmarkTraining], Callable[..., Trained | None]]] = {
     "dhln": (DHLNTraining, train_dhln),

@@ -20,7 +20,7 @@ from veilmark.run.folder import RunFolder
 from veilmark.run.progress import say
 from veilmark.run.seeds import rng_for
 from veilmark.sht.dhln import DHLN
-from veilmark.sht.dhln_training import Detector, LandmarkTraining, Trained, go_on, open_sets, start_from
+from veilmark.sht.dhln_training import Detector, Trained, go_on, start_from
 from veilmark.sht.discriminators import Discriminators
 from veilmark.sht.fptn import FPTN
 from veilmark.sht.inference import predict
@@ -30,6 +30,7 @@ from veilmark.sht.pairs import choose_pairs
 from veilmark.sht.protocol import ReferenceFaces, prepare_faces
 from veilmark.sht.schedule import Schedule
 from veilmark.sht.training import Trainer, make_fabric
+from veilmark.sht.training_sets import LandmarkTraining, open_sets
 from veilmark.sht.transfer_sheet import TransferSheet
 from veilmark.sht.unlabelled import UnlabelledConfig, gather
 
