@@ -53,12 +53,12 @@ def landmarks(metrics: dict[str, Any]) -> None:
 
 
 def floor(metrics: dict[str, Any], hourglass: dict[str, Any]) -> None:
-    """DHLN beside the plain hourglass."""
+    """The first weights of DHLN beside the plain hourglass, both trained for the same time."""
     typer.echo(
         f"\nplain two-stack hourglass: {hourglass['parameters'] / 1e6:.2f} M parameters, "
         f"{hourglass['seconds'] / 60:.0f} minutes, {hourglass['epochs']} epochs\n"
     )
-    _ruled("face px", "DHLN, NME %", "FR10 %", "plain hourglass, NME %", "FR10 %")
+    _ruled("face px", "DHLN, first weights, NME %", "FR10 %", "plain hourglass, NME %", "FR10 %")
     ours = _rows(metrics, "dhln", "annotated")
     for row in hourglass["landmarks"]:
         own = ours[row["size"]]
@@ -78,13 +78,29 @@ def pictures(metrics: dict[str, Any]) -> None:
         )  # fmt: skip
 
 
+def against_first(metrics: dict[str, Any], first: dict[str, Any]) -> None:
+    """The packaged weights beside those of the first release."""
+    typer.echo(f"\n{metrics['protocol']['data']}, annotated box: the first weights, and the packaged ones\n")
+    _ruled("face px", "NME %, first", "packaged", "FR10 %, first", "packaged", "dB over bicubic, first", "packaged")
+    before, now = (_rows(m, "dhln", "annotated") for m in (first, metrics))
+    gains = [
+        {row["size"]: f"{row['psnr_rgb'] - row['bicubic_psnr_rgb']:+.2f}" for row in m["hallucination"]}
+        for m in (first, metrics)
+    ]
+    for size in now:
+        figures = (f"{rows[size][name]:.2f}" for name in ("nme", "fr10") for rows in (before, now))
+        _table(str(size), *figures, *(gain.get(size, "") for gain in gains))
+
+
 def main() -> None:
     """Prints every table."""
     report = _read("dhln-ytf68-report.json")
     for metrics in (report, _read("dhln-ytf68-val.json")):
         landmarks(metrics)
         pictures(metrics)
-    floor(report, _read("plain-hourglass-report.json"))
+    for split, metrics in (("report", report), ("val", _read("dhln-ytf68-val.json"))):
+        against_first(metrics, _read(f"first-weights-{split}.json"))
+    floor(_read("first-weights-report.json"), _read("plain-hourglass-report.json"))
 
 
 if __name__ == "__main__":
