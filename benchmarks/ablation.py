@@ -146,6 +146,23 @@ def grid(seeds: int = 3) -> list[Cell]:
             Cell("repair", "face weight 0.3", {"losses.face": 0.3}, seed),
             Cell("repair", "face weight 0.3, nothing exchanged", {**HALLUCINATION, "losses.face": 0.3}, seed),
             Cell("repair", "three stages", {"network.stages": 3}, seed),
+            # Written down after transfer came out worse: is it the pairs, or the learning rate that starts twice?
+            Cell(
+                "repair",
+                "two cosines, pairs of no weight",
+                {**JOINT, "joint": {"transfer": 0.0, "adversarial": 0.0, "hallucination": 0.0}},
+                seed,
+            ),
+            Cell(
+                "repair",
+                "transfer in the last quarter",
+                {
+                    **JOINT,
+                    "schedule.epochs": 6,
+                    "joint_schedule": {**JOINT["joint_schedule"], "epochs": 2, "lr": 0.0008},
+                },
+                seed,
+            ),
         ]
         for pixels in (1.0, 2.0):
             cells += [

@@ -32,6 +32,16 @@ MUTUAL: tuple[Key, ...] = (
 )
 
 
+REPAIRS: dict[str, Key] = {
+    "face weight 0.3, nothing exchanged": MUTUAL[1],
+    "face weight 0.3": MUTUAL[3],
+    "three stages": MUTUAL[3],
+    "two cosines, pairs of no weight": MUTUAL[3],
+    "transfer in the last quarter": MUTUAL[3],
+}
+"""What was tried where a step did not pay, and the cell that it is held against."""
+
+
 class Cells:
     """The finished cells of a grid.
 
@@ -141,8 +151,8 @@ def print_tables(grid: Sequence[Any]) -> None:
             found = [cells.rows[key][0]["sizes"][str(s)].get("ssim", "") if key in cells else "" for s in (16, 32, 64)]
             moved = cells.difference(key, painters[i - 1], 16, "psnr") if i else ""
             pictures.append([key[1], *gains, *(str(v) for v in found), moved])
-        for name in ("face weight 0.3, nothing exchanged", "face weight 0.3", "three stages"):
-            key, other = ("repair", name), MUTUAL[1] if "nothing" in name else MUTUAL[3]
+        for name, other in REPAIRS.items():
+            key = ("repair", name)
             gains = [cells.gain(key, size) for size in (16, 32, 64)]
             found = [cells.rows[key][0]["sizes"][str(s)].get("ssim", "") if key in cells else "" for s in (16, 32, 64)]
             moved = cells.difference(key, other, 16, "psnr")

@@ -15,6 +15,7 @@ import torch
 import typer
 from torch import Tensor, nn
 
+from veilmark.faces.augment import Augmentation
 from veilmark.faces.datasets import load_faces
 from veilmark.landmarks.heatmaps import decode
 from veilmark.landmarks.schemes import get_scheme
@@ -26,10 +27,13 @@ from veilmark.sht.dhln_training import DHLNTraining
 from veilmark.sht.layers import enlarge, norm
 from veilmark.sht.losses import Batch, Losses
 from veilmark.sht.protocol import ReferenceFaces, prepare_faces, quick_figures, score_sizes
-from veilmark.sht.samples import TrainingFaces
+from veilmark.sht.samples import SampleConfig, TrainingFaces
 from veilmark.sht.training import Schedule, Trainer
 
 WIDTH = 160
+
+SAMPLES = SampleConfig(augmentation=Augmentation(rotation=12, colour=1, cover=0.2), no_face=0.08)
+"""The augmentation with which the first weights of DHLN were trained, beside which this floor stands."""
 
 
 class Bottleneck(nn.Module):
@@ -125,7 +129,7 @@ def main(
 ) -> None:
     """Trains the plain hourglass and writes its figures."""
     schedule = Schedule(epochs=epochs, lr=lr, ema=0.998, threads=threads)
-    config = DHLNTraining(schedule=schedule)
+    config = DHLNTraining(schedule=schedule, samples=SAMPLES)
     run = RunFolder(out)
     with run.hold():
         run.start(dump(schedule), resume)

@@ -25,12 +25,12 @@ class Augmentation(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    rotation: float = Field(12.0, ge=0, le=90)
+    rotation: float = Field(7.0, ge=0, le=90)
     zoom: float = Field(0.08, ge=0, le=0.5)
     shift: float = Field(0.03, ge=0, le=0.5)
     mirror: bool = True
-    colour: float = Field(1.0, ge=0, le=2)
-    cover: float = Field(0.2, ge=0, le=1)
+    colour: float = Field(0.6, ge=0, le=2)
+    cover: float = Field(0.1, ge=0, le=1)
 
 
 def draw_crop(

@@ -99,7 +99,7 @@ class Weights(BaseModel):
     points: float = Field(1.0, ge=0)
     heatmaps: float = Field(0.6, ge=0)
     face: float = Field(0.1, ge=0)
-    face_level: float = Field(30.0, gt=0)
+    face_level: float = Field(34.0, gt=0)
     claim: float = Field(0.1, ge=0)
     trust: float = Field(0.1, ge=0)
     early: float = Field(0.5, ge=0)

@@ -34,7 +34,7 @@ class SampleConfig(BaseModel):
     augmentation: Augmentation = Augmentation()
     sizes: tuple[int, int] = (16, 128)
     label_jitter: float = Field(0.0, ge=0, le=16)
-    no_face: float = Field(0.08, ge=0, le=0.5)
+    no_face: float = Field(0.04, ge=0, le=0.5)
 
 
 def _shuffled(face: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
