@@ -7,7 +7,8 @@
 moving average and number of steps, but for what its name says. A finished cell is one JSON in
 ``benchmarks/results/ablation/``: config, seed, seconds, machine, date, and the NME and PSNR of every face of ``val``,
 so that intervals of differences can be taken over people, face by face. A cell that is cut off goes on from its
-checkpoint (``runs/ablation/<cell>``). Cells run on one core; ``--only`` picks them by a part of their names.
+checkpoint (``runs/ablation/<cell>``). Cells run on one core each: start the command once per core, and they share the
+grid out among them; ``--only`` picks cells by a part of their names.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import torch
 from veilmark.faces.datasets import load_faces
 from veilmark.landmarks.metrics import ImageMetrics, psnr
 from veilmark.landmarks.schemes import get_scheme
-from veilmark.run.folder import RunFolder, write_text
+from veilmark.run.folder import RunError, RunFolder, write_text
 from veilmark.run.progress import say
 from veilmark.sht.dhln import DHLN
 from veilmark.sht.inference import predict
@@ -55,6 +56,14 @@ HEATMAPS = {"network.detail": False}
 HALLUCINATION = {"network.heatmap_guidance": False, "network.detail_guidance": False}
 HEATMAP_GUIDANCE = {"network.detail_guidance": False}
 DETAIL_GUIDANCE: dict[str, Any] = {}
+SUPER_RESOLUTION = {
+    **HALLUCINATION,
+    "losses.points": 0.0,
+    "losses.heatmaps": 0.0,
+    "network.structure_widths": [16, 16, 16],
+    "network.detail_widths": [64, 96],
+}
+"""Only the detail stream learns, and it gets the parameters that the landmarks' part has elsewhere."""
 JOINT = {
     "kind": "sht",
     "schedule.epochs": EPOCHS // 2,
@@ -62,6 +71,14 @@ JOINT = {
     "fptn": {"channels": 32, "painter_width": 16},
 }
 TEACHER = {**JOINT, "joint.teacher": 0.5}
+ONE_COSINE = {
+    **JOINT,
+    "schedule.span": [0.0, 0.5],
+    "joint_schedule": {**JOINT["joint_schedule"], "lr": BASE["schedule"]["lr"], "span": [0.5, 1.0]},
+}
+"""Both stages walk one cosine, as cells without a joint stage do: equal schedules, not only equal steps."""
+WHOLE = {**ONE_COSINE, "joint.teacher": 0.5}
+"""The whole of SHT in the tables of few and of imprecise labels."""
 
 
 @dataclass(frozen=True)
@@ -73,17 +90,25 @@ class Cell:
         name: Its name, unique.
         changes: What differs from ``BASE``, by dotted path.
         seed: The seed.
+        chain: Trains nothing: the first of these cells hallucinates, the second, which was never shown such faces,
+            finds the landmarks.
     """
 
     table: str
     name: str
     changes: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
+    chain: tuple[Cell, Cell] | None = None
 
     @property
     def key(self) -> str:
         """Name of its file."""
         return f"{self.table}-{self.name}-s{self.seed}".replace(" ", "_").replace("%", "pc").replace("+", "plus")
+
+    @property
+    def weights(self) -> Path:
+        """Where its weights are once it is trained."""
+        return RUNS / self.key / "weights"
 
     def config(self) -> dict[str, Any]:
         """The whole config."""
@@ -112,34 +137,26 @@ def grid(seeds: int = 3) -> list[Cell]:
     """All cells, the most telling first; further seeds come last."""
     cells: list[Cell] = []
     for seed in range(seeds):
+        alone = Cell("mutual", "heatmaps", HEATMAPS, seed)
+        enlarger = Cell("hallucination", "super-resolution", SUPER_RESOLUTION, seed)
         cells += [
-            Cell("mutual", "heatmaps", HEATMAPS, seed),
+            alone,
             Cell("mutual", "hallucination", HALLUCINATION, seed),
             Cell("mutual", "heatmap guidance", HEATMAP_GUIDANCE, seed),
             Cell("mutual", "detail guidance", DETAIL_GUIDANCE, seed),
             Cell("mutual", "transfer", JOINT, seed),
             Cell("mutual", "transfer and teacher", TEACHER, seed),
             Cell("few", "10% labelled", few(0.1, DETAIL_GUIDANCE), seed),
-            Cell("few", "10% and unlabelled", few(0.1, TEACHER), seed),
+            Cell("few", "10% and unlabelled", few(0.1, WHOLE), seed),
             Cell("jitter", "4 px heatmaps", {**HEATMAPS, "samples.label_jitter": 4.0}, seed),
-            Cell("jitter", "4 px SHT", {**TEACHER, "samples.label_jitter": 4.0}, seed),
+            Cell("jitter", "4 px SHT", {**WHOLE, "samples.label_jitter": 4.0}, seed),
             Cell("budget", "heatmaps twice", {**HEATMAPS, "schedule.epochs": 2 * EPOCHS}, seed),
-            Cell(
-                "hallucination",
-                "super-resolution",
-                {
-                    **HALLUCINATION,
-                    "losses.points": 0.0,
-                    "losses.heatmaps": 0.0,
-                    "network.structure_widths": [16, 16, 16],
-                    "network.detail_widths": [64, 96],
-                },
-                seed,
-            ),
+            enlarger,
+            Cell("hallucination", "super-resolve, then detect", seed=seed, chain=(enlarger, alone)),
             Cell("few", "5% labelled", few(0.05, DETAIL_GUIDANCE), seed),
-            Cell("few", "5% and unlabelled", few(0.05, TEACHER), seed),
+            Cell("few", "5% and unlabelled", few(0.05, WHOLE), seed),
             Cell("few", "25% labelled", few(0.25, DETAIL_GUIDANCE), seed),
-            Cell("few", "25% and unlabelled", few(0.25, TEACHER), seed),
+            Cell("few", "25% and unlabelled", few(0.25, WHOLE), seed),
         ]
         # Repairs, written down after the first table showed that detail guidance costs hallucination 0.1 dB.
         cells += [
@@ -163,11 +180,14 @@ def grid(seeds: int = 3) -> list[Cell]:
                 },
                 seed,
             ),
+            # Written down before any joint cell of few or imprecise labels was run, which use the latter.
+            Cell("repair", "one cosine", ONE_COSINE, seed),
+            Cell("repair", "one cosine and teacher", WHOLE, seed),
         ]
         for pixels in (1.0, 2.0):
             cells += [
                 Cell("jitter", f"{pixels:g} px heatmaps", {**HEATMAPS, "samples.label_jitter": pixels}, seed),
-                Cell("jitter", f"{pixels:g} px SHT", {**TEACHER, "samples.label_jitter": pixels}, seed),
+                Cell("jitter", f"{pixels:g} px SHT", {**WHOLE, "samples.label_jitter": pixels}, seed),
             ]
         for stride in (4, 2, 1):
             large = {"samples.sizes": [128, 128], "network.map_stride": stride}
@@ -190,21 +210,30 @@ def machine() -> str:
     return f"{model}, 1 of {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
 
 
-def score(model: DHLN, reference: ReferenceFaces) -> dict[str, Any]:
-    """NME and PSNR of every face by size, mirrored looks averaged; SSIM as means."""
+def score(model: DHLN, reference: ReferenceFaces, enlarger: DHLN | None = None) -> dict[str, Any]:
+    """NME and PSNR of every face by size, mirrored looks averaged; SSIM as means.
+
+    With an ``enlarger``, the model is shown that one's hallucinated faces in place of the small ones.
+    """
     scheme = get_scheme(model.scheme)
     rows: dict[str, Any] = {}
+    painter = model if enlarger is None else enlarger
     for size in SIZES:
         small = reference.shrunk(size)
-        paint = model.detail is not None and size < model.size
-        said = predict(model, small, hallucinate=paint)
+        painted = None
+        if painter.detail is not None and size < model.size:
+            painted = predict(painter, small, hallucinate=True)
+        if enlarger is None and painted is not None:
+            said = painted
+        else:
+            said = predict(model, small if painted is None or painted.faces is None else painted.faces)
         row: dict[str, Any] = {"nme": [round(float(v), 4) for v in score_points(said, reference, scheme).nmes]}
-        if said.faces is not None:
+        if painted is not None and painted.faces is not None:
             plain = bicubic(small, model.size)
-            row["psnr"] = [round(psnr(a, b), 3) for a, b in zip(said.faces, reference.crops, strict=True)]
+            row["psnr"] = [round(psnr(a, b), 3) for a, b in zip(painted.faces, reference.crops, strict=True)]
             row["bicubic"] = [round(psnr(a, b), 3) for a, b in zip(plain, reference.crops, strict=True)]
             some = slice(0, None, 4)
-            for name, faces in (("ssim", said.faces), ("bicubic_ssim", plain)):
+            for name, faces in (("ssim", painted.faces), ("bicubic_ssim", plain)):
                 metrics = ImageMetrics()
                 metrics.update(faces[some], reference.crops[some])
                 row[name] = round(metrics.compute()["ssim_rgb"], 4)
@@ -212,9 +241,36 @@ def score(model: DHLN, reference: ReferenceFaces) -> dict[str, Any]:
     return rows
 
 
+def write_result(cell: Cell, result: dict[str, Any]) -> None:
+    """Writes a finished cell and says its means."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    write_text(RESULTS / f"{cell.key}.json", json.dumps(result))
+    means = {size: round(float(np.mean(row["nme"])), 2) for size, row in result["sizes"].items()}
+    say(f"{cell.key}: NME on val {means}, {result['seconds'] / 60:.1f} min")
+
+
 def run_cell(cell: Cell, data: Path, cache: Path, reference: ReferenceFaces) -> None:
-    """Trains, scores and writes one cell."""
+    """Trains, scores and writes one cell.
+
+    Raises:
+        RunError: If another process is training it.
+    """
     torch.set_num_threads(1)
+    if cell.chain is not None:
+        enlarger, detector = (load_dhln(part.weights) for part in cell.chain)
+        result = {
+            "table": cell.table,
+            "name": cell.name,
+            "seed": cell.seed,
+            "chain": [part.key for part in cell.chain],
+            "seconds": 0.0,
+            "date": datetime.date.today().isoformat(),
+            "names": reference.names,
+            "people": reference.people,
+            "sizes": score(detector, reference, enlarger),
+        }
+        write_result(cell, result)
+        return
     config, train = resolve_recipe(cell.config(), cell.key)
     run = RunFolder(RUNS / cell.key)
     with run.hold():
@@ -241,10 +297,7 @@ def run_cell(cell: Cell, data: Path, cache: Path, reference: ReferenceFaces) -> 
         "people": reference.people,
         "sizes": score(model, reference),
     }
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    write_text(RESULTS / f"{cell.key}.json", json.dumps(result))
-    means = {size: round(float(np.mean(row["nme"])), 2) for size, row in result["sizes"].items()}
-    say(f"{cell.key}: NME on val {means}, {summary['seconds'] / 60:.1f} min")
+    write_result(cell, result)
 
 
 def main() -> None:
@@ -271,7 +324,13 @@ def main() -> None:
             continue
         if time.monotonic() - began > 60 * args.budget:
             break
-        run_cell(cell, args.data, args.cache, reference)
+        if cell.chain is not None and not all(part.weights.exists() for part in cell.chain):
+            say(f"{cell.key} needs the weights of {' and '.join(part.key for part in cell.chain)} in {RUNS}; left out")
+            continue
+        try:
+            run_cell(cell, args.data, args.cache, reference)
+        except RunError as error:
+            say(f"{cell.key}: {error}; going on with the next cell")
     done = sum((RESULTS / f"{cell.key}.json").exists() for cell in cells)
     say(f"{done} of {len(cells)} cells are finished")
 

@@ -6,7 +6,7 @@ import math
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import nn
 
 Precision = Literal["auto", "32-true", "bf16-mixed"]
@@ -20,6 +20,8 @@ class Schedule(BaseModel):
         batch: Faces per step, over all processes.
         lr: Peak learning rate of AdamW; it rises over ``warmup`` and falls along a cosine.
         warmup: Share of the steps over which the learning rate rises.
+        span: The part of the cosine that this stage walks: ``[0, 0.5]`` in one stage and ``[0.5, 1]`` in the next,
+            with the same ``lr``, make one fall of both.
         weight_decay: AdamW's, on matrices and kernels only.
         clip: Largest norm of the gradient.
         ema: Decay of the moving average of the weights, which is what is evaluated and released.
@@ -36,6 +38,7 @@ class Schedule(BaseModel):
     batch: int = Field(16, ge=1)
     lr: float = Field(1e-3, gt=0, le=1)
     warmup: float = Field(0.05, ge=0, lt=1)
+    span: tuple[float, float] = (0.0, 1.0)
     weight_decay: float = Field(0.02, ge=0)
     clip: float = Field(1.0, gt=0)
     ema: float = Field(0.999, ge=0, lt=1)
@@ -45,13 +48,23 @@ class Schedule(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(0, ge=0)
 
+    @field_validator("span")
+    @classmethod
+    def _rising(cls, span: tuple[float, float]) -> tuple[float, float]:
+        if not 0 <= span[0] < span[1] <= 1:
+            raise ValueError(f"span is {list(span)}; it needs 0 <= start < end <= 1")
+        return span
+
 
 def learning_rate(step: int, steps: int, schedule: Schedule) -> float:
-    """Linear rise, then a cosine to zero. ``step`` counts from 0 to ``steps - 1``."""
+    """Linear rise, then a cosine, to zero where ``span`` ends at 1. ``step`` counts from 0 to ``steps - 1``."""
+    start, end = schedule.span
+    top = schedule.lr * 0.5 * (1 + math.cos(math.pi * start))
     rise = max(1, round(schedule.warmup * steps))
     if step < rise:
-        return schedule.lr * (step + 1) / rise
-    return schedule.lr * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+        return top * (step + 1) / rise
+    place = start + (end - start) * (step - rise) / max(1, steps - rise)
+    return schedule.lr * 0.5 * (1 + math.cos(math.pi * place))
 
 
 def make_optimizer(model: nn.Module, schedule: Schedule) -> torch.optim.AdamW:
