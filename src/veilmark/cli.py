@@ -336,6 +336,83 @@ def demo(
     say(f"report: {escape(str(report))}")
 
 
+KeyFile = Annotated[Path, typer.Option("--key", help="File of the secret; made by keygen.", show_default=False)]
+Pictures = Annotated[list[str], typer.Argument(help="Pictures, folders or patterns.", show_default=False)]
+
+
+@app.command()
+def keygen(
+    keyfile: Annotated[Path, typer.Argument(help="The new file; never one that exists.", show_default=False)],
+    debug: Debug = False,
+) -> None:
+    """Make a secret for `veilmark scramble`: 256 bits in a file that only you may read.
+
+    Whoever has the file can unscramble; without it nobody can, you included. It is never printed.
+
+    Example: `veilmark keygen owner.key`
+    """
+    from veilmark.ppidsg.secret import Secret
+
+    secret = Secret.generate()
+    secret.save(keyfile)
+    say(f"{escape(str(keyfile))}: a new secret, check {secret.check()} (stands in every picture scrambled with it)")
+
+
+@app.command()
+def scramble(
+    images: Pictures,
+    key: KeyFile,
+    out: Annotated[Path, typer.Option(help="A .png for one picture, a folder for more.")] = Path("scrambled"),
+    block: Annotated[int, typer.Option(help="Side of a block in pixels: 2, 4, 8 or 16.")] = 4,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(help="Leave out a step: rotate, negate, flip, colour or permute. Repeatable.", show_default=False),
+    ] = None,
+    per_image: Annotated[
+        bool, typer.Option("--per-image", help="Scramble every picture differently (scope `image`).")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Scramble pictures, block by block, so that the secret gives back every pixel.
+
+    It hides the look of a picture. It is **not** encryption: one scrambled picture beside its original opens all others
+    of its shape. Block, steps and true size travel in the PNG.
+
+    Example: `veilmark scramble photo.png --key owner.key --out hidden.png`
+    """
+    from veilmark.ppidsg.cipher import STEPS
+    from veilmark.ppidsg.pictures import scramble_files
+    from veilmark.ppidsg.secret import Secret
+    from veilmark.run.errors import ConfigError
+
+    for step in without or []:
+        if step not in STEPS:
+            raise ConfigError(f"--without {step}: no step of the cipher; allowed: {', '.join(STEPS)}")
+    steps = [step for step in STEPS if step not in (without or [])]
+    written = scramble_files(images, Secret.load(key), out, block=block, steps=steps, per_image=per_image)
+    say(f"{len(written.files)} pictures scrambled" + (f"; written to {escape(str(out))}" if written.files else ""))
+    _report_skipped(written.skipped)
+
+
+@app.command()
+def unscramble(
+    images: Pictures,
+    key: KeyFile,
+    out: Annotated[Path, typer.Option(help="A .png for one picture, a folder for more.")] = Path("unscrambled"),
+    debug: Debug = False,
+) -> None:
+    """Give back what `veilmark scramble` wrote, pixel by pixel.
+
+    Example: `veilmark unscramble hidden.png --key owner.key --out photo-again.png`
+    """
+    from veilmark.ppidsg.pictures import unscramble_files
+    from veilmark.ppidsg.secret import Secret
+
+    written = unscramble_files(images, Secret.load(key), out)
+    say(f"{len(written.files)} pictures unscrambled" + (f"; written to {escape(str(out))}" if written.files else ""))
+    _report_skipped(written.skipped)
+
+
 def main() -> None:
     """The console script: an error that a user is meant to read comes without a traceback."""
     try:

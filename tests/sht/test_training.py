@@ -186,6 +186,22 @@ def test_learning_rate_rises_then_falls_to_nearly_zero():
     assert rates[55] == pytest.approx(0.5)
 
 
+def test_two_stages_that_share_one_cosine_fall_as_one_stage_does():
+    whole = [learning_rate(step, 100, Schedule(lr=1.0, warmup=0.0)) for step in range(1, 101)]
+    parts = [Schedule(lr=1.0, warmup=0.0, span=span) for span in ((0.0, 0.5), (0.5, 1.0))]
+    first, second = ([learning_rate(step, 50, part) for step in range(1, 51)] for part in parts)
+    # The rise of each stage takes its first step; from the second on, the rates are those of one long fall.
+    assert first[:-1] + second[:-1] == pytest.approx(whole[:49] + whole[50:-1], abs=0.02)
+    assert first[-2] == pytest.approx(second[0], abs=0.05)
+    assert max(second) < 0.51
+
+
+@pytest.mark.parametrize("span", [(0.5, 0.5), (0.6, 0.2), (-0.1, 1.0), (0.0, 1.1)])
+def test_a_span_that_is_no_part_of_the_cosine_is_refused(span):
+    with pytest.raises(ValueError, match="0 <= start < end <= 1"):
+        Schedule(span=span)
+
+
 def test_bfloat16_is_chosen_only_where_the_processor_multiplies_in_it(monkeypatch):
     cpu = torch.device("cpu")
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)

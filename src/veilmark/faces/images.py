@@ -7,13 +7,14 @@ import os
 import secrets
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 
 from veilmark.run.errors import DataError
 
@@ -84,6 +85,40 @@ def picture_size(path: str | Path) -> tuple[int, int]:
     return (height, width) if turned else (width, height)
 
 
+def pixel_kind(path: str | Path) -> Literal["gray", "rgb", "other"]:
+    """What the pixels of a file are, from the header alone: ``other`` is what 8-bit RGB does not hold whole.
+
+    That is 16 bits, transparency, CMYK.
+
+    Raises:
+        ImageError: As :func:`read_image`, for what the header shows.
+    """
+    path = Path(path)
+    _check_file(path)
+    with path.open("rb") as file, _open(path, file) as image:
+        if image.has_transparency_data:
+            return "other"
+        kinds: dict[str, Literal["gray", "rgb"]] = {"1": "gray", "L": "gray", "RGB": "rgb", "P": "rgb"}
+        return kinds.get(image.mode, "other")
+
+
+def png_notes(path: str | Path) -> dict[str, str]:
+    """The texts that a PNG carries beside its pixels, by keyword; of other formats, none.
+
+    Raises:
+        ImageError: As :func:`read_image`, for what the header shows.
+    """
+    path = Path(path)
+    _check_file(path)
+    try:
+        with path.open("rb") as file, _open(path, file) as image:
+            # Texts may stand behind the pixels.
+            image.load()
+            return {key: str(value) for key, value in getattr(image, "text", {}).items()}
+    except _DAMAGE as error:
+        raise ImageError(f"{path}: truncated or damaged ({error}); make or fetch the file again") from error
+
+
 def list_images(inputs: Iterable[str | Path]) -> list[Path]:
     """The pictures that a user named.
 
@@ -109,18 +144,23 @@ def list_images(inputs: Iterable[str | Path]) -> list[Path]:
     return sorted(found.values())
 
 
-def write_png(path: str | Path, rgb: NDArray[np.uint8]) -> None:
+def write_png(path: str | Path, picture: NDArray[np.uint8], notes: Mapping[str, str] | None = None) -> None:
     """Writes a PNG under a temporary name, then renames it: the name never holds half a file.
 
     Args:
         path: The file; its folder must exist. An older file is replaced.
-        rgb: ``(h, w, 3)`` uint8 RGB.
+        picture: ``(h, w, 3)`` uint8 RGB, or ``(h, w, 1)`` gray.
+        notes: Texts that travel in the file, by keyword.
 
     Raises:
         ImageError: If the file cannot be written there.
-        ValueError: If ``rgb`` has another shape or dtype.
+        ValueError: If ``picture`` has another shape or dtype.
     """
-    _write(Path(path), rgb, "PNG")
+    texts = PngInfo()
+    for key, value in (notes or {}).items():
+        texts.add_text(key, value)
+    gray = picture.ndim == 3 and picture.shape[2] == 1
+    _write(Path(path), np.repeat(picture, 3, axis=2) if gray else picture, "PNG", gray=gray, pnginfo=texts)
 
 
 def write_image(path: str | Path, rgb: NDArray[np.uint8]) -> None:
@@ -216,16 +256,17 @@ def _pictures(paths: Iterable[Path]) -> list[Path]:
     return [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
 
 
-def _write(path: Path, rgb: NDArray[np.uint8], kind: str) -> None:
+def _write(path: Path, rgb: NDArray[np.uint8], kind: str, gray: bool = False, **more: Any) -> None:
     if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8 or rgb.size == 0:
         raise ValueError(f"expected a picture (h, w, 3) of uint8, got {rgb.shape} of {rgb.dtype}")
     choices: dict[str, dict[str, Any]] = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}
-    options = choices.get(kind, {})
+    options = choices.get(kind, {}) | more
     # In the same folder, since a rename is atomic only within one file system.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("xb") as file:
-            Image.fromarray(np.ascontiguousarray(rgb)).save(file, format=kind, **options)
+            pixels = np.ascontiguousarray(rgb[:, :, 0] if gray else rgb)
+            Image.fromarray(pixels).save(file, format=kind, **options)
         os.replace(temporary, path)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
