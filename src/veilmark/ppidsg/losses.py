@@ -1,0 +1,31 @@
+"""The losses of PPIDSG (arXiv 2312.10380, section 4): one small function each; pictures are in [-1, 1]."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def adversarial_loss(verdicts: Tensor) -> Tensor:
+    """How far G is from deceiving D: the mean of ``(D(G(x)) - 1)^2`` (LSGAN; Mao et al. 2017, eq. 2)."""
+    return (verdicts - 1).square().mean()
+
+
+def semantic_loss(generated: Tensor, scrambled: Tensor) -> Tensor:
+    """How far G(x) is from scramble(x): the mean absolute difference."""
+    return (generated - scrambled).abs().mean()
+
+
+def class_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of C's logits ``(n, classes)`` and labels ``(n,)``."""
+    return torch.nn.functional.cross_entropy(logits.float(), labels)
+
+
+def reconstruction_loss(again: Tensor, pictures: Tensor) -> Tensor:
+    """How well F's autoencoder gives pictures back: the mean squared difference."""
+    return (again - pictures).square().mean()
+
+
+def discriminator_loss(scrambled: Tensor, generated: Tensor) -> Tensor:
+    """What D minimises, from its verdicts on both: ``((D(y) - 1)^2 + D(G(x))^2) / 2``, means (LSGAN)."""
+    return 0.5 * ((scrambled - 1).square().mean() + generated.square().mean())

@@ -1,0 +1,222 @@
+"""The four networks of PPIDSG (arXiv 2312.10380): generator G, discriminator D, feature extractor F, classifier C.
+
+All work on pictures in [-1, 1]. Only G ever leaves a client. Normalisation is GroupNorm: no answer depends on what
+else is in the batch, there are no running statistics to average, and training and testing are the same function.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from veilmark.ppidsg.secret import Secret
+from veilmark.run.errors import ConfigError
+
+FEATURES = 128
+"""Channels of G's bottleneck and of F's features."""
+
+_GROUP = 16
+
+
+def _norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(max(1, channels // _GROUP), channels)
+
+
+def _check_side(side: int) -> None:
+    if side % 4 or side < 16:
+        raise ConfigError(f"pictures are {side} px; PPIDSG's networks take sides of 16 px and more, multiples of 4")
+
+
+class GeneratorBlock(nn.Module):
+    """Two 3x3 convolutions and a skip connection: ``(n, c, h, w)`` to the same.
+
+    Args:
+        channels: Channels.
+        skip: The published code has none (a defect that is kept for comparison).
+    """
+
+    def __init__(self, channels: int, skip: bool = True) -> None:
+        super().__init__()
+        self.skip = skip
+        self.layers = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+            _norm(channels),
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+            _norm(channels),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Applies the block."""
+        y: Tensor = self.layers(x)
+        return x + y if self.skip else y
+
+
+class Generator(nn.Module):
+    """G: a picture to a picture in the scrambled domain; the one network that is shared.
+
+    A 7x7 stem, two stride-2 convolutions (32, 64, 128 channels), six residual blocks, two up-convolutions, tanh.
+
+    Args:
+        channels: 1 or 3.
+        skip: See :class:`GeneratorBlock`.
+    """
+
+    def __init__(self, channels: int, skip: bool = True) -> None:
+        super().__init__()
+        down: list[nn.Module] = [nn.Conv2d(channels, 32, 7, padding=3, bias=False), _norm(32), nn.ReLU()]
+        for narrow, wide in ((32, 64), (64, FEATURES)):
+            down += [nn.Conv2d(narrow, wide, 3, stride=2, padding=1, bias=False), _norm(wide), nn.ReLU()]
+        blocks: list[nn.Module] = [GeneratorBlock(FEATURES, skip) for _ in range(6)]
+        up: list[nn.Module] = []
+        for wide, narrow in ((FEATURES, 64), (64, 32)):
+            up += [
+                nn.ConvTranspose2d(wide, narrow, 3, stride=2, padding=1, output_padding=1, bias=False),
+                _norm(narrow),
+                nn.ReLU(),
+            ]
+        self.layers = nn.Sequential(*down, *blocks, *up, nn.Conv2d(32, channels, 7, padding=3), nn.Tanh())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps ``(n, channels, s, s)`` in [-1, 1] to the same; ``s`` a multiple of 4."""
+        y: Tensor = self.layers(x)
+        return y
+
+
+class Discriminator(nn.Module):
+    """D: tells scrambled pictures from generated ones, patch by patch (LSGAN; Mao et al. 2017).
+
+    Args:
+        channels: 1 or 3.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(channels, 32, 4, stride=2, padding=1),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(32, 64, 4, stride=2, padding=1, bias=False),
+            _norm(64),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(64, 128, 4, padding=1, bias=False),
+            _norm(128),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(128, 1, 4, padding=1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Verdicts ``(n, 1, s/4 - 2, s/4 - 2)``: 1 for scrambled, 0 for generated."""
+        y: Tensor = self.layers(x)
+        return y
+
+
+class Extractor(nn.Module):
+    """F: four VGG blocks to features, and a decoder that gives the picture back.
+
+    The decoder ends in tanh: the published one ends in ReLU and cannot reproduce what is below 0.
+
+    Args:
+        channels: 1 or 3.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        encoder: list[nn.Module] = []
+        # Where the map is halved: after the second and the third block.
+        for enter, leave, halve in ((channels, 32, False), (32, 64, True), (64, 128, True), (128, FEATURES, False)):
+            encoder += [nn.Conv2d(enter, leave, 3, padding=1, bias=False), _norm(leave), nn.ReLU()]
+            if halve:
+                encoder.append(nn.MaxPool2d(2))
+        self.encoder = nn.Sequential(*encoder)
+        self.decoder = nn.Sequential(
+            nn.ConvTranspose2d(FEATURES, 64, 4, stride=2, padding=1, bias=False),
+            _norm(64),
+            nn.ReLU(),
+            nn.ConvTranspose2d(64, 32, 2, stride=2, bias=False),
+            _norm(32),
+            nn.ReLU(),
+            nn.Conv2d(32, channels, 3, padding=1),
+            nn.Tanh(),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features ``(n, 128, s/4, s/4)``."""
+        y: Tensor = self.encoder(x)
+        return y
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """The picture, through the features and back."""
+        y: Tensor = self.decoder(self.encoder(x))
+        return y
+
+
+class Pixels(nn.Module):
+    """In place of F where there is none (``extractor: none``): the head reads the generated pixels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same pixels."""
+        return x
+
+
+class Classifier(nn.Module):
+    """C: a perceptron with tanh on flattened features.
+
+    Args:
+        inputs: Features: 6,272 for 28 px, 8,192 for 32 px.
+        classes: Number of classes.
+        widths: Widths of the hidden layers.
+    """
+
+    def __init__(self, inputs: int, classes: int, widths: tuple[int, int] = (4096, 1024)) -> None:
+        super().__init__()
+        wide, narrow = widths
+        self.layers = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(inputs, wide),
+            nn.Tanh(),
+            nn.Linear(wide, narrow),
+            nn.Tanh(),
+            nn.Linear(narrow, classes),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits ``(n, classes)``."""
+        y: Tensor = self.layers(features)
+        return y
+
+
+def feature_count(channels: int, side: int, extractor: bool = True) -> int:
+    """Inputs of C for pictures of one shape.
+
+    Raises:
+        ConfigError: If the networks do not take that side.
+    """
+    _check_side(side)
+    return FEATURES * (side // 4) ** 2 if extractor else channels * side**2
+
+
+def start_from_secret(network: nn.Module, secret: Secret, name: str) -> None:
+    """Sets every parameter from a secret: the paper's *key*, a start that all clients share and the server lacks.
+
+    Matrices and kernels are uniform in +-1/sqrt(inputs), as PyTorch starts them; scales are 1, other vectors 0. The
+    numbers come from the secret's key stream, so that every machine and release starts from the same.
+
+    Args:
+        network: The network, changed in place.
+        secret: The common secret.
+        name: What the network is, e.g. ``"C"``; another name gives unrelated weights.
+    """
+    with torch.no_grad():
+        for path, parameter in network.named_parameters():
+            if parameter.ndim <= 1:
+                parameter.fill_(1.0 if path.endswith("weight") else 0.0)
+                continue
+            words = secret.stream(f"weights|{name}|{path}".encode()).take(4 * parameter.numel()).view("<u4")
+            # 24 bits are what a float32 in [0, 1) can hold exactly.
+            uniform = (words >> 8).astype(np.float32) / np.float32(2**24)
+            limit = 1 / math.sqrt(parameter[0].numel())
+            values = torch.from_numpy((2 * uniform - 1) * np.float32(limit)).view(parameter.shape)
+            parameter.copy_(values.to(parameter.device))

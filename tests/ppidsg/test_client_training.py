@@ -1,0 +1,219 @@
+"""A client of PPIDSG: what it trains, what it restarts, that it resumes to the same bits, that it learns."""
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from veilmark.ppidsg.cipher import Cipher
+from veilmark.ppidsg.client_training import ClientConfig, PPIDSGClient, rate
+from veilmark.ppidsg.history import History
+from veilmark.ppidsg.networks import Generator
+from veilmark.ppidsg.secret import Secret
+from veilmark.run.errors import ConfigError
+
+KEY, SECRET = Secret(b"k" * 32), Secret(b"s" * 32)
+
+
+def bars(n, side=16, seed=0):
+    """Pictures of two classes, which a look tells apart: an upright and a lying bar."""
+    rng = np.random.default_rng(seed)
+    pictures, labels = rng.integers(0, 60, (n, 1, side, side), dtype=np.uint8), rng.integers(0, 2, n)
+    for picture, label in zip(pictures, labels, strict=True):
+        at = int(rng.integers(2, side - 4))
+        if label:
+            picture[0, at : at + 3] = 230
+        else:
+            picture[0, :, at : at + 3] = 230
+    return torch.from_numpy(pictures), torch.from_numpy(labels)
+
+
+def client(n=8, number=0, **changes):
+    config = ClientConfig(**({"batch": 4, "head_widths": (48, 32)} | changes))
+    return PPIDSGClient(*bars(n), 2, Cipher(SECRET), KEY, config, number=number)
+
+
+def start():
+    torch.manual_seed(0)
+    return {name: value.clone() for name, value in Generator(1).state_dict().items()}
+
+
+def flat(tensors):
+    return torch.cat([value.flatten().float() for value in tensors.values()])
+
+
+@pytest.mark.parametrize("extractor", ["separate", "joint", "key", "fixed", "none"])
+@pytest.mark.parametrize("head", ["key", "kept"])
+def test_every_option_trains_what_it_says(head, extractor):
+    one = client(head=head, extractor=extractor)
+    before = {name: flat(one.state()) for name in ("all",)}
+    networks = {
+        name: getattr(one, name).state_dict() for name in ("generator", "discriminator", "classifier", "extractor")
+    }
+    copies = {name: {k: v.clone() for k, v in state.items()} for name, state in networks.items()}
+    found = one.train_round(start(), 0)
+    assert all(np.isfinite(value) for value in found.values())
+    moved = {
+        name: any(not torch.equal(v, copies[name][k]) for k, v in getattr(one, name).state_dict().items())
+        for name in networks
+    }
+    assert moved == {
+        "generator": True,
+        "discriminator": True,
+        "classifier": True,
+        "extractor": extractor in ("separate", "joint", "key"),
+    }
+    assert before["all"].isfinite().all()
+
+
+def test_labels_reach_the_extractor_only_where_it_is_trained_jointly():
+    moved = {}
+    for extractor in ("separate", "joint"):
+        one = client(extractor=extractor)
+        one.extractor.decoder.requires_grad_(False)
+        with torch.no_grad():
+            pictures = one.generator(one.pictures.float() / 127.5 - 1)
+        labels = one.labels
+        one._learn_classes(pictures, labels)
+        first = flat(one.extractor.encoder.state_dict())
+        one = client(extractor=extractor)
+        one.extractor.decoder.requires_grad_(False)
+        one._learn_classes(pictures, 1 - labels)
+        moved[extractor] = not torch.equal(first, flat(one.extractor.encoder.state_dict()))
+    assert moved == {"separate": False, "joint": True}
+
+
+def test_the_key_head_restarts_every_round_and_the_kept_one_goes_on():
+    for head, same in (("key", True), ("kept", False)):
+        one = client(head=head, generator_lr=1e-9, classifier_lr=1e-9)
+        begun = one.classifier.layers[1].weight.clone()
+        one.classifier.layers[1].weight.data += 1.0
+        one.train_round(start(), 0)
+        assert torch.allclose(one.classifier.layers[1].weight, begun, atol=1e-4) == same
+
+
+def test_all_clients_share_the_key_and_nothing_else():
+    one, other = client(number=0), client(number=1)
+    assert torch.equal(flat(one.classifier.state_dict()), flat(other.classifier.state_dict()))
+    assert not torch.equal(flat(one.discriminator.state_dict()), flat(other.discriminator.state_dict()))
+
+
+def test_generator_steps_leave_no_gradients_in_the_other_networks():
+    one = client()
+    seen = {}
+    descend = one._descend
+
+    def watch(loss, *names):
+        descend(loss, *names)
+        if names == ("generator",):
+            others = (one.discriminator, one.extractor, one.classifier)
+            seen[len(seen)] = [p.grad is None or not p.grad.any() for network in others for p in network.parameters()]
+
+    one._descend = watch
+    one.train_round(start(), 0)
+    assert len(seen) == 2 * 2
+    assert all(seen[0])
+    assert all(p.requires_grad for p in one.discriminator.parameters())
+
+
+def test_a_resumed_client_ends_with_the_same_bits():
+    unbroken = client(history=3)
+    shared = start()
+    unbroken.train_round(shared, 0)
+    middle = {k: v.clone() for k, v in unbroken.generator.state_dict().items()}
+    kept = {k: v.clone() for k, v in unbroken.state().items()}
+    unbroken.train_round(middle, 1)
+    again = client(history=3)
+    again.load_state(kept)
+    again.train_round(middle, 1)
+    assert torch.equal(flat(again.generator.state_dict()), flat(unbroken.generator.state_dict()))
+    assert {k: v.tolist() for k, v in again.state().items() if v.numel() < 50} == {
+        k: v.tolist() for k, v in unbroken.state().items() if v.numel() < 50
+    }
+
+
+@pytest.mark.parametrize(
+    ("images", "batch", "local", "epochs", "sizes"),
+    [(8, 4, 0, 1, [4, 4]), (7, 4, 0, 2, [4, 3, 4, 3]), (8, 2, 1, 1, [2]), (3, 2, 3, 1, [2, 1, 2])],
+)
+def test_steps_of_a_round(images, batch, local, epochs, sizes):
+    config = ClientConfig(batch=batch, local_steps=local, epochs=epochs, head_widths=(8, 8))
+    one = PPIDSGClient(*bars(images), 2, Cipher(SECRET), KEY, config)
+    batches = one._batches(0)
+    assert [len(rows) for rows in batches] == sizes
+    whole = -(-images // batch)
+    if len(batches) >= whole:
+        assert sorted(torch.cat(batches[:whole]).tolist()) == list(range(images))
+
+
+def test_learning_rates_fall_in_a_line_after_the_given_round():
+    config = ClientConfig(decay_after=20, rounds=50)
+    assert [rate(r, config) for r in (0, 19, 20, 35, 49)] == [1.0, 1.0, 1.0, 0.5, pytest.approx(1 / 30)]
+    assert rate(50, config) == rate(60, config) == 0.0
+    one = client(decay_after=1, rounds=3)
+    one.train_round(start(), 2)
+    assert one.optimizers["generator"].param_groups[0]["lr"] == pytest.approx(1e-4)
+
+
+def test_the_history_hands_out_older_pictures_with_their_own_labels():
+    rng = np.random.default_rng(0)
+    ours, published = History(10), History(10, published=True)
+    wrong = {"ours": 0, "published": 0}
+    for _ in range(20):
+        values = torch.from_numpy(rng.integers(0, 5, 8))
+        pictures = values.float().view(8, 1, 1, 1).expand(8, 1, 2, 2)
+        for name, pool in (("ours", ours), ("published", published)):
+            out, said = pool.exchange(pictures, values, np.random.default_rng(1))
+            wrong[name] += int((out[:, 0, 0, 0] != said).sum())
+            assert len(pool.pictures) <= 10
+    assert wrong["ours"] == 0
+    # Half of the pictures are exchanged, four fifths of them for one of another class.
+    assert 0.25 < wrong["published"] / 160 < 0.5
+
+
+def test_a_history_of_none_hands_back_what_it_gets():
+    pictures, labels = torch.zeros(3, 1, 2, 2), torch.arange(3)
+    out, said = History(0).exchange(pictures, labels, np.random.default_rng(0))
+    assert out is pictures
+    assert said is labels
+
+
+def test_one_batch_is_overfitted():
+    one = client(
+        8,
+        batch=8,
+        generator_lr=1e-3,
+        extractor="joint",
+        head="kept",
+        history=0,
+        local_steps=12,
+        decay_after=99,
+        rounds=100,
+    )
+    shared = start()
+    for round_number in range(4):
+        found = one.train_round(shared, round_number)
+        shared = {k: v.clone() for k, v in one.generator.state_dict().items()}
+    assert (one.predict(one.pictures) == one.labels).all()
+    # Chance is log 2, about 0.69.
+    assert found["class"] < 0.4
+    assert found["semantic"] < 0.75
+
+
+def test_bad_settings_are_refused():
+    with pytest.raises(ConfigError, match="client 3 has no picture"):
+        PPIDSGClient(
+            torch.zeros(0, 1, 16, 16, dtype=torch.uint8),
+            torch.zeros(0),
+            2,
+            Cipher(SECRET),
+            KEY,
+            ClientConfig(),
+            number=3,
+        )
+    with pytest.raises(ConfigError, match="no whole number of blocks of 16"):
+        PPIDSGClient(
+            torch.zeros(1, 1, 28, 28, dtype=torch.uint8), torch.zeros(1), 2, Cipher(SECRET, 16), KEY, ClientConfig()
+        )
+    with pytest.raises(ValidationError):
+        ClientConfig(head="new")
