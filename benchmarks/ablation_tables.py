@@ -136,6 +136,40 @@ def landmark_row(cells: Cells, key: Key, other: Key | None) -> list[str]:
 LANDMARKS = ("cell", "seeds", "16 px", "32 px", "64 px", "128 px", "FR10 at 16 px", "change at 16 px", "minutes")
 
 
+LONG: tuple[tuple[str, str | None], ...] = (
+    ("heatmaps", None),
+    ("hallucination", "heatmaps"),
+    ("heatmap guidance", "hallucination"),
+    ("detail guidance", "heatmap guidance"),
+    ("transfer", "detail guidance"),
+    ("transfer and teacher", "transfer"),
+    ("10% labelled", "detail guidance"),
+    ("10% and unlabelled", "10% labelled"),
+    ("4 px heatmaps", "heatmaps"),
+    ("4 px SHT", "4 px heatmaps"),
+)
+"""The cells of the long grid, each with the one that it is held against; that one's first predecessor that is there
+stands in where it has not been run."""
+
+
+def long_tables(cells: Cells, where: str) -> None:
+    """Prints the long grid: landmarks and hallucination."""
+    before = dict(LONG)
+    rows = []
+    for name, other in LONG:
+        held: str | None = other
+        while held is not None and ("long", held) not in cells:
+            held = before[held]
+        key, against = ("long", name), None if held is None else ("long", held)
+        landmarks = landmark_row(cells, key, against)
+        painted = "" if against is None else cells.difference(key, against, 16, "psnr")
+        gains = [cells.gain(key, size) for size in (16, 32, 64)]
+        rows.append([*landmarks[:7], held or "", landmarks[7], *gains, painted, landmarks[8]])
+    header = (*LANDMARKS[:7], "held against", "change at 16 px")
+    gains = tuple(f"dB over bicubic, {size} px" for size in (16, 32, 64))
+    table(f"Long grid, {where}", (*header, *gains, "change at 16 px, dB", "minutes"), rows)
+
+
 def print_tables(grid: Sequence[Any]) -> None:
     """Prints every table whose cells are there, on ``report`` and on ``val``, and the coverage.
 
@@ -148,6 +182,7 @@ def print_tables(grid: Sequence[Any]) -> None:
     for report_only in (True, False):
         cells = Cells(done, report_only)
         where = "report" if report_only else "val"
+        long_tables(cells, where)
         steps = [landmark_row(cells, key, MUTUAL[i - 1] if i else None) for i, key in enumerate(MUTUAL)]
         steps.append(landmark_row(cells, ("budget", "heatmaps twice"), MUTUAL[0]))
         pictures = []
