@@ -347,7 +347,7 @@ def keygen(
 ) -> None:
     """Make a secret for `veilmark scramble`: 256 bits in a file that only you may read.
 
-    Whoever has the file can unscramble; without it nobody can, you included. It is never printed.
+    Whoever has the file can unscramble; keep a copy, for without it you cannot. It is never printed.
 
     Example: `veilmark keygen owner.key`
     """
@@ -375,8 +375,8 @@ def scramble(
 ) -> None:
     """Scramble pictures, block by block, so that the secret gives back every pixel.
 
-    It hides the look of a picture. It is **not** encryption: one scrambled picture beside its original opens all others
-    of its shape. Block, steps and true size travel in the PNG.
+    It hides the look of a picture. It is **not** encryption: one textured picture beside its scrambled self opens all
+    others of its shape. Block, steps and true size travel in the PNG.
 
     Example: `veilmark scramble photo.png --key owner.key --out hidden.png`
     """

@@ -51,7 +51,11 @@ def test_every_cell_but_the_control_for_cost_has_the_same_steps_and_the_same_pro
         if cell.chain is None and cell.name != "heatmaps twice":
             config, _ = resolve_recipe(cell.config(), cell.key)
             passes = ablation.EPOCHS * (ablation.LONG if cell.table == "long" else 1)
-            assert steps(config) == pytest.approx(passes), cell.name
+            if cell.table == "long" and config.data.labelled_people == 0.1:
+                taken = steps(config) / 0.1 * ablation.BATCHES_OF_A_TENTH
+                assert taken == pytest.approx(passes * ablation.BATCHES, rel=0.01), cell.name
+            else:
+                assert steps(config) == pytest.approx(passes), cell.name
             assert config.schedule.batch == 16
             assert config.schedule.ema == 0.998
             assert config.samples.augmentation == resolve_recipe(ablation.BASE, "base")[0].samples.augmentation

@@ -11,7 +11,16 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from veilmark.faces import images
-from veilmark.faces.images import ImageError, list_images, picture_size, read_image, write_image, write_png
+from veilmark.faces.images import (
+    ImageError,
+    list_images,
+    picture_size,
+    pixel_kind,
+    png_notes,
+    read_image,
+    write_image,
+    write_png,
+)
 from veilmark.run.errors import DataError
 
 COLOURS = np.array([[[200, 10, 30], [0, 250, 0]], [[5, 5, 255], [90, 91, 92]]], dtype=np.uint8)
@@ -157,6 +166,11 @@ def test_damage_is_never_another_error(tmp_path: Path, kind: str, seed: int) -> 
         outcome = str(error)
     # Anything but a picture or an ImageError has already failed the test.
     assert outcome.endswith(", 3)") or str(path) in outcome
+    for look in (pixel_kind, png_notes, picture_size):
+        try:
+            look(path)
+        except ImageError as error:
+            assert str(path) in str(error)
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -46,7 +46,6 @@ def flat(tensors):
 @pytest.mark.parametrize("head", ["key", "kept"])
 def test_every_option_trains_what_it_says(head, extractor):
     one = client(head=head, extractor=extractor)
-    before = {name: flat(one.state()) for name in ("all",)}
     networks = {
         name: getattr(one, name).state_dict() for name in ("generator", "discriminator", "classifier", "extractor")
     }
@@ -63,7 +62,6 @@ def test_every_option_trains_what_it_says(head, extractor):
         "classifier": True,
         "extractor": extractor in ("separate", "joint", "key"),
     }
-    assert before["all"].isfinite().all()
 
 
 def test_labels_reach_the_extractor_only_where_it_is_trained_jointly():
@@ -127,9 +125,9 @@ def test_a_resumed_client_ends_with_the_same_bits():
     again.load_state(kept)
     again.train_round(middle, 1)
     assert torch.equal(flat(again.generator.state_dict()), flat(unbroken.generator.state_dict()))
-    assert {k: v.tolist() for k, v in again.state().items() if v.numel() < 50} == {
-        k: v.tolist() for k, v in unbroken.state().items() if v.numel() < 50
-    }
+    mine, other = again.state(), unbroken.state()
+    assert mine.keys() == other.keys()
+    assert all(torch.equal(value, other[name]) for name, value in mine.items())
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ import os
 import secrets
 import struct
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -52,19 +53,10 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
             truncated, or of more than 100 megapixels (which is checked on the header, before decoding).
     """
     path = Path(path)
-    _check_file(path)
-    try:
-        with path.open("rb") as file, _open(path, file) as image:
-            width, height = image.size
-            if width * height > LARGEST_IMAGE:
-                raise _too_large(path, f"{width} x {height}")
-            image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
-    except PermissionError as error:
-        raise ImageError(f"{path}: no permission to read it; change its mode or its owner") from error
-    except _DAMAGE as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ImageError(f"{path}: truncated or damaged ({reason}); make or fetch the file again") from error
+    with _header(path) as image:
+        _check_pixels(path, image)
+        image.load()
+        return _to_rgb(ImageOps.exif_transpose(image))
 
 
 def picture_size(path: str | Path) -> tuple[int, int]:
@@ -73,15 +65,10 @@ def picture_size(path: str | Path) -> tuple[int, int]:
     Raises:
         ImageError: As :func:`read_image`, for what the header shows.
     """
-    path = Path(path)
-    _check_file(path)
-    try:
-        with path.open("rb") as file, _open(path, file) as image:
-            width, height = image.size
-            # EXIF orientations 5 to 8 swap the axes.
-            turned = image.getexif().get(_ORIENTATION, 1) >= 5
-    except _DAMAGE as error:
-        raise ImageError(f"{path}: truncated or damaged ({error}); make or fetch the file again") from error
+    with _header(Path(path)) as image:
+        width, height = image.size
+        # EXIF orientations 5 to 8 swap the axes.
+        turned = image.getexif().get(_ORIENTATION, 1) >= 5
     return (height, width) if turned else (width, height)
 
 
@@ -93,9 +80,7 @@ def pixel_kind(path: str | Path) -> Literal["gray", "rgb", "other"]:
     Raises:
         ImageError: As :func:`read_image`, for what the header shows.
     """
-    path = Path(path)
-    _check_file(path)
-    with path.open("rb") as file, _open(path, file) as image:
+    with _header(Path(path)) as image:
         if image.has_transparency_data:
             return "other"
         kinds: dict[str, Literal["gray", "rgb"]] = {"1": "gray", "L": "gray", "RGB": "rgb", "P": "rgb"}
@@ -106,17 +91,14 @@ def png_notes(path: str | Path) -> dict[str, str]:
     """The texts that a PNG carries beside its pixels, by keyword; of other formats, none.
 
     Raises:
-        ImageError: As :func:`read_image`, for what the header shows.
+        ImageError: As :func:`read_image`.
     """
     path = Path(path)
-    _check_file(path)
-    try:
-        with path.open("rb") as file, _open(path, file) as image:
-            # Texts may stand behind the pixels.
-            image.load()
-            return {key: str(value) for key, value in getattr(image, "text", {}).items()}
-    except _DAMAGE as error:
-        raise ImageError(f"{path}: truncated or damaged ({error}); make or fetch the file again") from error
+    with _header(path) as image:
+        _check_pixels(path, image)
+        # Texts may stand behind the pixels.
+        image.load()
+        return {key: str(value) for key, value in getattr(image, "text", {}).items()}
 
 
 def list_images(inputs: Iterable[str | Path]) -> list[Path]:
@@ -159,8 +141,7 @@ def write_png(path: str | Path, picture: NDArray[np.uint8], notes: Mapping[str, 
     texts = PngInfo()
     for key, value in (notes or {}).items():
         texts.add_text(key, value)
-    gray = picture.ndim == 3 and picture.shape[2] == 1
-    _write(Path(path), np.repeat(picture, 3, axis=2) if gray else picture, "PNG", gray=gray, pnginfo=texts)
+    _write(Path(path), picture, "PNG", channels=(1, 3), pnginfo=texts)
 
 
 def write_image(path: str | Path, rgb: NDArray[np.uint8]) -> None:
@@ -212,6 +193,26 @@ def _open(path: Path, file: object) -> Image.Image:
         raise _too_large(path, "by its header, it") from error
 
 
+@contextmanager
+def _header(path: Path) -> Iterator[Image.Image]:
+    """An open picture, of which only the header has been read; damage that comes to light becomes an ImageError."""
+    _check_file(path)
+    try:
+        with path.open("rb") as file, _open(path, file) as image:
+            yield image
+    except PermissionError as error:
+        raise ImageError(f"{path}: no permission to read it; change its mode or its owner") from error
+    except _DAMAGE as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ImageError(f"{path}: truncated or damaged ({reason}); make or fetch the file again") from error
+
+
+def _check_pixels(path: Path, image: Image.Image) -> None:
+    width, height = image.size
+    if width * height > LARGEST_IMAGE:
+        raise _too_large(path, f"{width} x {height}")
+
+
 def _too_large(path: Path, what: str) -> ImageError:
     return ImageError(f"{path}: {what} has more than 100 megapixels; crop or reduce it first")
 
@@ -256,16 +257,17 @@ def _pictures(paths: Iterable[Path]) -> list[Path]:
     return [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
 
 
-def _write(path: Path, rgb: NDArray[np.uint8], kind: str, gray: bool = False, **more: Any) -> None:
-    if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8 or rgb.size == 0:
-        raise ValueError(f"expected a picture (h, w, 3) of uint8, got {rgb.shape} of {rgb.dtype}")
+def _write(path: Path, picture: NDArray[np.uint8], kind: str, channels: tuple[int, ...] = (3,), **more: Any) -> None:
+    if picture.ndim != 3 or picture.shape[2] not in channels or picture.dtype != np.uint8 or picture.size == 0:
+        wanted = " or ".join(map(str, channels))
+        raise ValueError(f"expected a picture (h, w, {wanted}) of uint8, got {picture.shape} of {picture.dtype}")
     choices: dict[str, dict[str, Any]] = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}
     options = choices.get(kind, {}) | more
     # In the same folder, since a rename is atomic only within one file system.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("xb") as file:
-            pixels = np.ascontiguousarray(rgb[:, :, 0] if gray else rgb)
+            pixels = np.ascontiguousarray(picture[:, :, 0] if picture.shape[2] == 1 else picture)
             Image.fromarray(pixels).save(file, format=kind, **options)
         os.replace(temporary, path)
     except (OSError, ValueError) as error:

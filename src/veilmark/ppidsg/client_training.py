@@ -121,6 +121,7 @@ class PPIDSGClient:
         config: How it trains.
         seed: The run's seed.
         number: The client's number.
+        names: One name per picture, for the scope ``image``; None for a secret that all pictures share.
 
     Raises:
         ConfigError: If the networks do not take pictures of that side, or there are none.
