@@ -160,17 +160,14 @@ def test_damage_is_never_another_error(tmp_path: Path, kind: str, seed: int) -> 
     for position in rng.integers(0, len(data), 6):
         data[position] = rng.integers(0, 256)
     path.write_bytes(bytes(data))
-    try:
-        outcome = str(read_image(path).shape)
-    except ImageError as error:
-        outcome = str(error)
-    # Anything but a picture or an ImageError has already failed the test.
-    assert outcome.endswith(", 3)") or str(path) in outcome
-    for look in (pixel_kind, png_notes, picture_size):
+    for look in (read_image, pixel_kind, png_notes, picture_size):
+        outcome = str(path)
         try:
             look(path)
         except ImageError as error:
-            assert str(path) in str(error)
+            outcome = str(error)
+        # Anything but an answer or an ImageError has already failed the test.
+        assert str(path) in outcome
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
