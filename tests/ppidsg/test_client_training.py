@@ -6,11 +6,12 @@ import torch
 from pydantic import ValidationError
 
 from veilmark.ppidsg.cipher import Cipher
-from veilmark.ppidsg.client_training import ClientConfig, PPIDSGClient, rate
+from veilmark.ppidsg.client_training import ClientConfig, PPIDSGClient
 from veilmark.ppidsg.history import History
 from veilmark.ppidsg.networks import Generator
 from veilmark.ppidsg.secret import Secret
 from veilmark.run.errors import ConfigError
+from veilmark.run.local_training import Training
 
 KEY, SECRET = Secret(b"k" * 32), Secret(b"s" * 32)
 
@@ -28,9 +29,20 @@ def bars(n, side=16, seed=0):
     return torch.from_numpy(pictures), torch.from_numpy(labels)
 
 
-def client(n=8, number=0, **changes):
-    config = ClientConfig(**({"batch": 4, "head_widths": (48, 32)} | changes))
-    return PPIDSGClient(*bars(n), 2, Cipher(SECRET), KEY, config, number=number)
+def client(n=8, number=0, rounds=50, **changes):
+    own = {name: changes.pop(name) for name in list(changes) if name in ClientConfig.model_fields}
+    training = Training(**({"batch": 4} | changes))
+    return PPIDSGClient(
+        *bars(n),
+        2,
+        Cipher(SECRET),
+        KEY,
+        ClientConfig(**own),
+        training=training,
+        rounds=rounds,
+        head_widths=(48, 32),
+        number=number,
+    )
 
 
 def start():
@@ -83,7 +95,7 @@ def test_labels_reach_the_extractor_only_where_it_is_trained_jointly():
 
 def test_the_key_head_restarts_every_round_and_the_kept_one_goes_on():
     for head, same in (("key", True), ("kept", False)):
-        one = client(head=head, generator_lr=1e-9, classifier_lr=1e-9)
+        one = client(head=head, generator_lr=1e-9, lr=1e-9)
         begun = one.classifier.layers[1].weight.clone()
         one.classifier.layers[1].weight.data += 1.0
         one.train_round(start(), 0)
@@ -130,27 +142,35 @@ def test_a_resumed_client_ends_with_the_same_bits():
     assert all(torch.equal(value, other[name]) for name, value in mine.items())
 
 
-@pytest.mark.parametrize(
-    ("images", "batch", "local", "epochs", "sizes"),
-    [(8, 4, 0, 1, [4, 4]), (7, 4, 0, 2, [4, 3, 4, 3]), (8, 2, 1, 1, [2]), (3, 2, 3, 1, [2, 1, 2])],
-)
-def test_steps_of_a_round(images, batch, local, epochs, sizes):
-    config = ClientConfig(batch=batch, local_steps=local, epochs=epochs, head_widths=(8, 8))
-    one = PPIDSGClient(*bars(images), 2, Cipher(SECRET), KEY, config)
-    batches = one._batches(0)
-    assert [len(rows) for rows in batches] == sizes
-    whole = -(-images // batch)
-    if len(batches) >= whole:
-        assert sorted(torch.cat(batches[:whole]).tolist()) == list(range(images))
-
-
-def test_learning_rates_fall_in_a_line_after_the_given_round():
-    config = ClientConfig(decay_after=20, rounds=50)
-    assert [rate(r, config) for r in (0, 19, 20, 35, 49)] == [1.0, 1.0, 1.0, 0.5, pytest.approx(1 / 30)]
-    assert rate(50, config) == rate(60, config) == 0.0
+def test_learning_rates_fall_with_the_rounds():
     one = client(decay_after=1, rounds=3)
     one.train_round(start(), 2)
     assert one.optimizers["generator"].param_groups[0]["lr"] == pytest.approx(1e-4)
+    assert one.optimizers["classifier"].param_groups[0]["lr"] == pytest.approx(5e-3)
+
+
+def test_the_class_loss_joins_after_its_warmup():
+    assert client(warmup=1).train_round(start(), 0)["class"] == 0
+    assert client(warmup=1).train_round(start(), 1)["class"] > 0
+
+
+def test_a_proximal_term_holds_the_generator_back():
+    far, near = client(local_steps=6), client(local_steps=6, proximal=100.0)
+    shared = start()
+    moved = []
+    for one in (far, near):
+        one.train_round(shared, 0)
+        moved.append(float((flat(one.generator.state_dict()) - flat(shared)).norm()))
+    assert moved[1] < 0.8 * moved[0]
+
+
+def test_a_fresh_adam_forgets_the_rounds_before():
+    for keep, steps in ((True, 8), (False, 4)):
+        one = client(keep_adam=keep)
+        for round_number in range(2):
+            one.train_round(start(), round_number)
+        assert {int(entry["step"]) for entry in one.optimizers["generator"].state.values()} == {steps}
+        assert any(name.startswith("optimizer.generator") for name in one.state()) == keep
 
 
 def test_the_history_hands_out_older_pictures_with_their_own_labels():

@@ -8,6 +8,7 @@ from veilmark.ppidsg.losses import (
     adversarial_loss,
     class_loss,
     discriminator_loss,
+    proximal_loss,
     reconstruction_loss,
     semantic_loss,
 )
@@ -137,3 +138,12 @@ def test_losses_against_formulas():
 def test_gradients(loss):
     x = torch.randn(3, 1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1), requires_grad=True)
     assert torch.autograd.gradcheck(loss, (x,))
+
+
+def test_the_proximal_loss_is_half_the_squared_distance():
+    network = torch.nn.Linear(3, 2)
+    start = {name: torch.randn_like(value) for name, value in network.state_dict().items()}
+    expected = 0.5 * sum(
+        float(np.square(value.numpy() - start[name].numpy()).sum()) for name, value in network.state_dict().items()
+    )
+    assert float(proximal_loss(network, start)) == pytest.approx(expected)

@@ -21,6 +21,7 @@ from veilmark.ppidsg.losses import (
     adversarial_loss,
     class_loss,
     discriminator_loss,
+    proximal_loss,
     reconstruction_loss,
     semantic_loss,
 )
@@ -36,6 +37,7 @@ from veilmark.ppidsg.networks import (
 from veilmark.ppidsg.secret import Secret
 from veilmark.run.checkpoints import Tensors, pack_optimizer, unpack_optimizer
 from veilmark.run.errors import ConfigError
+from veilmark.run.local_training import Training, batches, rate, sgd
 from veilmark.run.seeds import rng_for
 
 Head = Literal["key", "kept"]
@@ -43,52 +45,36 @@ ExtractorTraining = Literal["separate", "joint", "key", "fixed", "none"]
 
 
 class ClientConfig(BaseModel):
-    """How a client trains.
+    """What is PPIDSG's own in a client's training.
 
     Attributes:
-        batch: Pictures a step.
-        epochs: Passes over the client's pictures a round.
-        local_steps: Steps a round in place of whole passes; 0 means passes.
         generator_steps: Steps of G for each of the others.
         generator_lr: Adam's learning rate for G and D (0.5, 0.999).
-        classifier_lr: SGD's learning rate for F and C (momentum 0.9, weight decay 1e-3).
+        keep_adam: Whether G's Adam remembers the rounds before; else it starts anew with each broadcast.
         semantic: Weight of the semantic loss.
         classes: Weight of the class loss.
-        decay_after: Rounds after which learning rates fall, in a line, to zero at ``rounds``.
-        rounds: Rounds that the schedule is made for.
+        warmup: Rounds of the semantic loss before the class loss joins.
+        proximal: Weight of half the squared distance of G to the broadcast one (FedProx; Li et al. 2020).
         history: Pictures that the pool holds.
         head: ``key``: C restarts every round from the common secret (the paper). ``kept``: C stays the client's own.
         extractor: ``separate``: F learns to reconstruct only (the paper). ``joint``: also from the labels, with C.
             ``key``: restarts every round from the common secret. ``fixed``: stays at that start. ``none``: C reads
             pixels.
-        head_widths: Widths of C's two hidden layers.
         published: The published code's generator without skips and its pool whose labels stay behind.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    batch: int = Field(64, ge=1)
-    epochs: int = Field(1, ge=1)
-    local_steps: int = Field(0, ge=0)
     generator_steps: int = Field(2, ge=1)
     generator_lr: float = Field(2e-4, gt=0, le=1)
-    classifier_lr: float = Field(0.01, gt=0, le=1)
+    keep_adam: bool = True
     semantic: float = Field(1.0, ge=0)
     classes: float = Field(2.0, ge=0)
-    decay_after: int = Field(20, ge=0)
-    rounds: int = Field(50, ge=1)
+    warmup: int = Field(0, ge=0)
+    proximal: float = Field(0.0, ge=0)
     history: int = Field(50, ge=0)
     head: Head = "key"
     extractor: ExtractorTraining = "separate"
-    head_widths: tuple[int, int] = (4096, 1024)
     published: bool = False
-
-
-def rate(round_number: int, config: ClientConfig) -> float:
-    """Share of the learning rates in a round, which count from 0: 1, then a line that reaches 0 at ``rounds``."""
-    if round_number < config.decay_after:
-        return 1.0
-    left = config.rounds - round_number
-    return max(0.0, left / max(1, config.rounds - config.decay_after))
 
 
 def to_unit(pictures: Tensor) -> Tensor:
@@ -118,7 +104,10 @@ class PPIDSGClient:
         classes: Number of classes.
         cipher: What scrambles; it holds the secret of the configured scope.
         key: The common secret that C (and F) start from.
-        config: How it trains.
+        config: What is PPIDSG's own.
+        training: How long and how fast; its rate is that of F and C.
+        rounds: Rounds of the run.
+        head_widths: Widths of C's two hidden layers.
         seed: The run's seed.
         number: The client's number.
         names: One name per picture, for the scope ``image``; None for a secret that all pictures share.
@@ -135,14 +124,18 @@ class PPIDSGClient:
         cipher: Cipher,
         key: Secret,
         config: ClientConfig,
+        *,
+        training: Training | None = None,
+        rounds: int = 50,
+        head_widths: tuple[int, int] = (4096, 1024),
         seed: int = 0,
         number: int = 0,
-        *,
         names: list[bytes] | None = None,
     ) -> None:
         if not len(pictures):
             raise ConfigError(f"client {number} has no picture; use fewer clients, or a larger alpha")
         self.pictures, self.labels, self.config, self.key = pictures, labels, config, key
+        self.training, self.rounds = training or Training(), rounds
         self.seed, self.number = seed, number
         channels, side = pictures.shape[1], pictures.shape[2]
         inputs = feature_count(channels, side, extractor=config.extractor != "none")
@@ -158,19 +151,22 @@ class PPIDSGClient:
             self.generator = Generator(channels, skip=not config.published)
             self.discriminator = Discriminator(channels)
             self.extractor: Extractor | Pixels = Pixels() if config.extractor == "none" else Extractor(channels)
-            self.classifier = Classifier(inputs, classes, config.head_widths)
+            self.classifier = Classifier(inputs, classes, head_widths)
         self.history = History(config.history, config.published)
         self._restart(first=True)
         self.optimizers: dict[str, torch.optim.Optimizer] = {
-            name: torch.optim.Adam(network.parameters(), config.generator_lr, betas=(0.5, 0.999))
+            name: self._adam(network)
             for name, network in (("generator", self.generator), ("discriminator", self.discriminator))
         }
         self.optimizers |= self._plain_optimizers()
 
+    def _adam(self, network: nn.Module) -> torch.optim.Adam:
+        return torch.optim.Adam(network.parameters(), self.config.generator_lr, betas=(0.5, 0.999))
+
     def _plain_optimizers(self) -> dict[str, torch.optim.Optimizer]:
         learning = {"classifier": self.classifier, "extractor": self.extractor}
         return {
-            name: torch.optim.SGD(network.parameters(), self.config.classifier_lr, momentum=0.9, weight_decay=1e-3)
+            name: sgd(network, self.training, 1.0)
             for name, network in learning.items()
             if any(True for _ in network.parameters())
             and not (name == "extractor" and self.config.extractor == "fixed")
@@ -203,31 +199,23 @@ class PPIDSGClient:
             self.optimizers["classifier"] = fresh["classifier"]
         if config.extractor == "key":
             self.optimizers["extractor"] = fresh["extractor"]
-        share = rate(round_number, config)
+        if not config.keep_adam:
+            self.optimizers["generator"] = self._adam(self.generator)
+        share = rate(round_number, self.rounds, self.training.decay_after)
         for name, optimizer in self.optimizers.items():
-            base = config.generator_lr if name in ("generator", "discriminator") else config.classifier_lr
+            base = config.generator_lr if name in ("generator", "discriminator") else self.training.lr
             for group in optimizer.param_groups:
                 group["lr"] = share * base
         sums: dict[str, float] = {}
-        batches = self._batches(round_number)
-        for step, rows in enumerate(batches):
+        classes = config.classes if round_number >= config.warmup else 0.0
+        steps = batches(len(self.pictures), self.training, self.seed, self.number, round_number)
+        for step, rows in enumerate(steps):
             rng = rng_for(self.seed, 22, self.number, round_number, step)
-            for name, value in self._step(rows, rng).items():
+            for name, value in self._step(rows, rng, classes, shared).items():
                 sums[name] = sums.get(name, 0.0) + value
-        return {name: value / len(batches) for name, value in sums.items()}
+        return {name: value / len(steps) for name, value in sums.items()}
 
-    def _batches(self, round_number: int) -> list[Tensor]:
-        """Rows of every step of a round."""
-        config, n = self.config, len(self.pictures)
-        rng = rng_for(self.seed, 21, self.number, round_number)
-        steps = -(-n // config.batch)
-        wanted = config.local_steps or config.epochs * steps
-        batches: list[Tensor] = []
-        while len(batches) < wanted:
-            batches += list(torch.split(torch.from_numpy(rng.permutation(n)), config.batch))
-        return batches[:wanted]
-
-    def _step(self, rows: Tensor, rng: np.random.Generator) -> dict[str, float]:
+    def _step(self, rows: Tensor, rng: np.random.Generator, classes: float, shared: Tensors) -> dict[str, float]:
         config = self.config
         x, y, labels = to_unit(self.pictures[rows]), to_unit(self.scrambled[rows]), self.labels[rows]
         with _frozen(self.discriminator, self.extractor, self.classifier):
@@ -237,9 +225,11 @@ class PPIDSGClient:
                 semantic = semantic_loss(generated, y)
                 total = adversarial + config.semantic * semantic
                 of_classes = torch.zeros(())
-                if config.classes:
+                if classes:
                     of_classes = class_loss(self.classifier(self.extractor(generated)), labels)
-                    total = total + config.classes * of_classes
+                    total = total + classes * of_classes
+                if config.proximal:
+                    total = total + config.proximal * proximal_loss(self.generator, shared)
                 self._descend(total, "generator")
         with torch.no_grad():
             generated = self.generator(x)
@@ -292,16 +282,27 @@ class PPIDSGClient:
         return torch.cat(parts)
 
     def state(self) -> Tensors:
-        """All that the client keeps between rounds, on its own disk: D, F, C, every optimiser, the history."""
+        """All that the client keeps between rounds, on its own disk: D, F, C, the history, and optimisers.
+
+        What restarts with the next round has no optimiser to keep; C itself stays, to be scored.
+        """
         tensors: Tensors = {"history.labels": self.history.labels}
         if self.history.pictures is not None:
             tensors["history.pictures"] = self.history.pictures
         for name in ("discriminator", "extractor", "classifier"):
             network: nn.Module = getattr(self, name)
             tensors |= {f"{name}.{key}": value for key, value in network.state_dict().items()}
-        for name, optimizer in self.optimizers.items():
+        for name in self._lasting():
+            optimizer = self.optimizers[name]
             tensors |= {f"optimizer.{name}.{key}": value for key, value in pack_optimizer(optimizer).items()}
         return tensors
+
+    def _lasting(self) -> list[str]:
+        """Optimisers that remember the rounds before."""
+        config = self.config
+        fresh = {"classifier": config.head == "key", "extractor": config.extractor == "key"}
+        fresh["generator"] = not config.keep_adam
+        return [name for name in self.optimizers if not fresh.get(name, False)]
 
     def load_state(self, tensors: Tensors) -> None:
         """Goes on from :meth:`state`."""
@@ -311,7 +312,7 @@ class PPIDSGClient:
 
         for name in ("discriminator", "extractor", "classifier"):
             getattr(self, name).load_state_dict(below(f"{name}."))
-        for name, optimizer in self.optimizers.items():
-            unpack_optimizer(optimizer, below(f"optimizer.{name}."))
+        for name in self._lasting():
+            unpack_optimizer(self.optimizers[name], below(f"optimizer.{name}."))
         self.history.labels = tensors["history.labels"]
         self.history.pictures = tensors.get("history.pictures")

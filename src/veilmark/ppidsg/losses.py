@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def adversarial_loss(verdicts: Tensor) -> Tensor:
@@ -29,3 +31,9 @@ def reconstruction_loss(again: Tensor, pictures: Tensor) -> Tensor:
 def discriminator_loss(scrambled: Tensor, generated: Tensor) -> Tensor:
     """What D minimises, from its verdicts on both: ``((D(y) - 1)^2 + D(G(x))^2) / 2``, means (LSGAN)."""
     return 0.5 * ((scrambled - 1).square().mean() + generated.square().mean())
+
+
+def proximal_loss(network: nn.Module, start: Mapping[str, Tensor]) -> Tensor:
+    """Half the squared distance of a network's weights to where the round began (FedProx; Li et al. 2020, eq. 2)."""
+    moved = [(parameter - start[name]).square().sum() for name, parameter in network.named_parameters()]
+    return 0.5 * torch.stack(moved).sum()

@@ -1,0 +1,17 @@
+"""Methods by name. Adding one is adding a file and a line here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from veilmark.federation.methods.local import Local
+from veilmark.federation.methods.method import Method
+from veilmark.federation.methods.none import NoDefence
+from veilmark.federation.methods.ppidsg import PPIDSG
+
+METHODS: dict[str, type[Method[Any]]] = {
+    "none": NoDefence,
+    "local": Local,
+    "ppidsg": PPIDSG,
+}
+"""Every method."""

@@ -1,0 +1,156 @@
+"""Federated averaging (McMahan et al. 2017): plain local training, weighted means. Most methods build on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from veilmark.federation.messages import Declared, Update
+from veilmark.federation.methods.method import Client, ClientView, Server
+from veilmark.federation.tasks.task import Learner
+from veilmark.run.checkpoints import Tensors
+from veilmark.run.errors import ConfigError
+from veilmark.run.local_training import Training, batches, rate, sgd
+from veilmark.run.seeds import rng_for
+
+
+def chosen_tensors(network: nn.Module, prefixes: tuple[str, ...]) -> list[str]:
+    """Names of the tensors that travel.
+
+    Args:
+        network: The whole network.
+        prefixes: How their names begin; none at all means every tensor.
+
+    Raises:
+        ConfigError: If a prefix names no tensor; the message lists the network's parts.
+    """
+    names = list(network.state_dict())
+    for prefix in prefixes:
+        if not any(name.startswith(prefix) for name in names):
+            parts = sorted({name.split(".")[0] for name in names})
+            raise ConfigError(f"options.share: the network has no tensor {prefix!r}; its parts: {', '.join(parts)}")
+    return [name for name in names if not prefixes or name.startswith(prefixes)]
+
+
+def weighted_mean(updates: Mapping[int, Update]) -> Tensors:
+    """The mean of the clients' tensors, weighted by their examples, summed in double precision in a fixed order."""
+    order = sorted(updates)
+    total = sum(updates[number].examples for number in order)
+    means: Tensors = {}
+    for name, like in updates[order[0]].tensors.items():
+        mean = torch.zeros(like.shape, dtype=torch.float64)
+        for number in order:
+            mean += updates[number].tensors[name].double() * (updates[number].examples / total)
+        means[name] = mean.to(like.dtype)
+    return means
+
+
+def train_locally(
+    learner: Learner, training: Training, rounds: int, seed: int, number: int, round_number: int
+) -> dict[str, float]:
+    """A round of plain SGD on the learner's own examples.
+
+    Args:
+        learner: Network and examples; its network is changed.
+        training: How long and how fast.
+        rounds: Rounds of the run.
+        seed: The run's seed.
+        number: The client's number.
+        round_number: From 0.
+
+    Returns:
+        Means of the learner's figures over the examples that were seen.
+    """
+    optimizer = sgd(learner.model, training, rate(round_number, rounds, training.decay_after))
+    sums: dict[str, float] = {}
+    seen = 0
+    for step, rows in enumerate(batches(learner.examples, training, seed, number, round_number)):
+        optimizer.zero_grad(set_to_none=True)
+        loss, figures = learner.loss(rows, rng_for(seed, 22, number, round_number, step))
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        seen += len(rows)
+        for name, value in figures.items():
+            sums[name] = sums.get(name, 0.0) + value * len(rows)
+    return {name: value / seen for name, value in sums.items()}
+
+
+class FedAvgClient(Client):
+    """Trains the whole network, sends some or all of it; what does not travel stays its own.
+
+    Methods that change what is sent override :meth:`protect`.
+
+    Args:
+        view: What the client knows.
+        learner: Network and examples.
+        shared: Names of the tensors that travel.
+    """
+
+    def __init__(self, view: ClientView, learner: Learner, shared: list[str]) -> None:
+        self.view, self.learner, self.shared = view, learner, shared
+
+    def train_round(self, broadcast: Tensors, round_number: int) -> Update:
+        """Plain local training from the global share."""
+        view = self.view
+        self._take(broadcast)
+        figures = train_locally(self.learner, view.training, view.rounds, view.seed, view.number, round_number)
+        own = self.learner.model.state_dict()
+        trained = {name: own[name].clone() for name in self.shared}
+        return Update(self.protect(broadcast, trained, round_number), figures, self.learner.examples)
+
+    def protect(self, broadcast: Tensors, trained: Tensors, round_number: int) -> Tensors:
+        """What is sent in place of the trained tensors; they themselves, here.
+
+        Args:
+            broadcast: What training began with.
+            trained: What it ended with.
+            round_number: From 0.
+        """
+        return trained
+
+    def predict(self, broadcast: Tensors, inputs: Tensor) -> Tensor:
+        """Answers of the network with the global share."""
+        self._take(broadcast)
+        return self.learner.predict(inputs)
+
+    def _take(self, broadcast: Tensors) -> None:
+        self.learner.model.load_state_dict(broadcast, strict=False)
+
+    def state(self) -> Tensors:
+        """Tensors that do not travel."""
+        return {name: value for name, value in self.learner.model.state_dict().items() if name not in set(self.shared)}
+
+    def load_state(self, tensors: Tensors) -> None:
+        """Puts them back."""
+        self.learner.model.load_state_dict(tensors, strict=False)
+
+
+class FedAvgServer(Server):
+    """Holds the global share and replaces it by the weighted mean of the updates.
+
+    Args:
+        start: The share that the first round begins with.
+        metrics: Names of the clients' metrics.
+    """
+
+    def __init__(self, start: Tensors, metrics: tuple[str, ...]) -> None:
+        self.shared = {name: value.clone() for name, value in start.items()}
+        self.metrics = metrics
+
+    def broadcast(self) -> Tensors:
+        """The global share."""
+        return self.shared
+
+    def declared(self) -> Declared:
+        """Updates look like the share."""
+        return Declared.like(self.shared, self.metrics)
+
+    def combine(self, updates: Mapping[int, Update]) -> None:
+        """The weighted mean."""
+        self.shared = weighted_mean(updates)
+
+    def load_state(self, tensors: Tensors) -> None:
+        """Puts the share back."""
+        self.shared = tensors

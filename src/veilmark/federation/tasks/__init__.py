@@ -1,0 +1,1 @@
+"""Tasks of a federation: what is learned."""

@@ -1,0 +1,219 @@
+"""Classification of small pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from torch import Tensor, nn
+
+from veilmark.federation.image_sets import LAYOUTS, ImageSet, load_image_set, resized
+from veilmark.federation.partition import Partition, dirichlet, iid
+from veilmark.federation.tasks.task import Data, Learner, Task
+from veilmark.ppidsg.client_training import to_unit
+from veilmark.ppidsg.losses import class_loss
+from veilmark.ppidsg.networks import Classifier, Extractor, feature_count
+from veilmark.run.errors import ConfigError
+from veilmark.run.local_training import Training
+from veilmark.run.seeds import rng_for
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+class ClassifyConfig(BaseModel):
+    """Data and network of the task.
+
+    Attributes:
+        layout: How the pictures are stored.
+        per_client: Pictures of each client; none deals all of them.
+        test: Test pictures that clients are scored on, drawn once for all seeds; none takes all.
+        partition: ``iid`` or ``dirichlet``.
+        alpha: Concentration of the Dirichlet partition.
+        head_widths: Widths of the classifier's two hidden layers.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    layout: str = "digits"
+    per_client: int | None = Field(None, ge=1)
+    test: int | None = Field(None, ge=1)
+    partition: str = "iid"
+    alpha: float | None = None
+    head_widths: tuple[int, int] = (4096, 1024)
+
+    @field_validator("layout")
+    @classmethod
+    def _layout(cls, layout: str) -> str:
+        if layout not in LAYOUTS:
+            raise ValueError(f"no image set of that name; known: {', '.join(LAYOUTS)}")
+        return layout
+
+    @field_validator("partition")
+    @classmethod
+    def _partition(cls, partition: str) -> str:
+        if partition not in ("iid", "dirichlet"):
+            raise ValueError("known: iid, dirichlet")
+        return partition
+
+
+class ClassifierNetwork(nn.Module):
+    """F's encoder and C in one: what is trained where nothing is hidden.
+
+    Args:
+        channels: 1 or 3.
+        side: Pixels.
+        classes: Number of classes.
+        head_widths: Widths of the hidden layers.
+    """
+
+    def __init__(self, channels: int, side: int, classes: int, head_widths: tuple[int, int]) -> None:
+        super().__init__()
+        self.extractor = Extractor(channels).encoder
+        self.classifier = Classifier(feature_count(channels, side), classes, head_widths)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of pictures in [-1, 1]."""
+        logits: Tensor = self.classifier(self.extractor(x))
+        return logits
+
+
+class ClassifierLearner(Learner):
+    """A classifier beside one owner's pictures.
+
+    Args:
+        model: The network.
+        data: The pictures; targets are classes ``(n,)`` int64.
+    """
+
+    def __init__(self, model: nn.Module, data: Data) -> None:
+        self.model, self.data, self.examples = model, data, len(data)
+
+    def loss(self, rows: Tensor, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Cross-entropy, and the share of right answers in percent."""
+        labels = self.data.targets[rows]
+        logits = self.model(to_unit(self.data.inputs[rows]))
+        loss = class_loss(logits, labels)
+        right = 100 * float((logits.argmax(dim=1) == labels).float().mean())
+        return loss, {"loss": float(loss.detach()), "accuracy": right}
+
+    def predict(self, inputs: Tensor) -> Tensor:
+        """Classes ``(n,)``."""
+        with torch.inference_mode():
+            return torch.cat([self.model(to_unit(some)).argmax(dim=1) for some in torch.split(inputs, 256)])
+
+
+class Classify(Task):
+    """Which class a picture belongs to.
+
+    Args:
+        config: Data and network.
+        classes: Names of the classes.
+        channels: 1 or 3.
+        side: Pixels of a picture, after it was enlarged where it was small.
+        test: Untouched test pictures.
+    """
+
+    name = "classify"
+    metrics = ("loss", "accuracy")
+
+    def __init__(self, config: ClassifyConfig, classes: tuple[str, ...], channels: int, side: int, test: Data) -> None:
+        self.config, self.classes, self.channels, self.side, self.test = config, classes, channels, side, test
+        self.head_widths = config.head_widths
+        self.mix: dict[int, list[float]] = {}
+        """Share of each class among a client's own pictures, for scores on its own distribution."""
+
+    def seeded(self, make: Callable[[], Network], seed: int) -> Network:
+        """A network whose first weights depend on the seed only."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(rng_for(seed, 23).integers(2**31)))
+            return make()
+
+    def network(self, seed: int) -> ClassifierNetwork:
+        """The classifier that is trained where nothing is hidden."""
+        return self.seeded(
+            lambda: ClassifierNetwork(self.channels, self.side, len(self.classes), self.head_widths), seed
+        )
+
+    def learner(self, data: Data, training: Training, rounds: int, seed: int, number: int) -> ClassifierLearner:
+        """The classifier with an owner's pictures."""
+        return ClassifierLearner(self.network(seed), data)
+
+    def score(self, answers: Tensor) -> dict[str, list[float]]:
+        """Right answers and pictures by class."""
+        labels, count = self.test.targets, len(self.classes)
+        right = torch.bincount(labels[answers == labels], minlength=count)
+        return {"right": right.tolist(), "of": torch.bincount(labels, minlength=count).tolist()}
+
+    def summary(self, scores: dict[int, dict[str, list[float]]]) -> dict[str, Any]:
+        """Accuracy in percent: of each client on the whole test set, and weighted by its own mix of classes."""
+        accuracy = [100 * sum(score["right"]) / sum(score["of"]) for _, score in sorted(scores.items())]
+        own = []
+        for number, score in sorted(scores.items()):
+            share = [right / of if of else 0.0 for right, of in zip(score["right"], score["of"], strict=True)]
+            own.append(100 * sum(a * b for a, b in zip(share, self.mix[number], strict=True)))
+        return {
+            "mean": float(np.mean(accuracy)),
+            "min": min(accuracy),
+            "max": max(accuracy),
+            "per_client": accuracy,
+            "own_distribution": float(np.mean(own)),
+        }
+
+
+def load_classify(
+    config: ClassifyConfig, data: Path | None, clients: int, seed: int
+) -> tuple[Classify, list[Data], dict[str, Any], dict[str, str]]:
+    """The task and its owners' pictures.
+
+    Args:
+        config: What to load.
+        data: Folder of the set; None for the bundled ones.
+        clients: How many owners.
+        seed: Of the partition.
+
+    Returns:
+        The task, the owners' pictures, what ``summary.json`` says of the partition, and what could not be read.
+
+    Raises:
+        ConfigError: If pictures do not suffice, or do not fit the networks.
+        DataError: If files are missing or damaged.
+    """
+    train, test = (load_image_set(config.layout, data, split) for split in ("train", "test"))
+    pictures = resized(train.images)
+    channels, height, width = pictures.shape[1:]
+    if height != width:
+        raise ConfigError(f"pictures of {config.layout} are {width} x {height}; the networks take squares")
+    # Refuses a side that the networks do not take before anything is dealt.
+    feature_count(channels, height)
+    if config.test is not None:
+        if config.test > len(test):
+            raise ConfigError(f"test = {config.test}: the set has {len(test)} test pictures; take fewer")
+        test = test.take(np.sort(rng_for(0, 24).permutation(len(test))[: config.test]))
+    part = _deal(train, config, clients, seed)
+    task = Classify(config, train.classes, channels, height, _as_data(test.images, test.labels, "test"))
+    owners = []
+    for number, rows in enumerate(part.clients):
+        owners.append(_as_data(pictures[rows], train.labels[rows], "train", rows.tolist()))
+        counts = np.bincount(train.labels[rows], minlength=len(train.classes))
+        task.mix[number] = (counts / counts.sum()).tolist()
+    return task, owners, part.summary(train.labels, train.classes), train.skipped | test.skipped
+
+
+def _deal(train: ImageSet, config: ClassifyConfig, clients: int, seed: int) -> Partition:
+    rng = rng_for(seed, 25)
+    if config.partition == "iid":
+        if config.alpha is not None:
+            raise ConfigError(f"alpha = {config.alpha} belongs to partition = dirichlet; leave it out, or change that")
+        return iid(train.labels, clients, config.per_client, rng)
+    if config.alpha is None:
+        raise ConfigError("partition = dirichlet needs alpha, e.g. --set data.alpha=0.5")
+    return dirichlet(train.labels, clients, config.per_client, config.alpha, rng)
+
+
+def _as_data(pictures: Any, labels: Any, split: str, rows: list[int] | None = None) -> Data:
+    rows = list(range(len(pictures))) if rows is None else rows
+    names = tuple(f"{split}/{row}".encode() for row in rows)
+    return Data(torch.from_numpy(resized(pictures)), torch.from_numpy(labels), names)

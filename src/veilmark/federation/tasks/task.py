@@ -1,0 +1,79 @@
+"""The interface of a task: what is learned, by which network, and how answers are scored."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from torch import Tensor, nn
+
+from veilmark.run.local_training import Training
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """Examples of one owner.
+
+    Attributes:
+        inputs: ``(n, c, s, s)`` uint8.
+        targets: ``(n, ...)``: what is to be learned of each.
+        names: A name for each, the same in every run (per-image subkeys are derived from it).
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    names: tuple[bytes, ...]
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+
+class Learner(ABC):
+    """The task's whole network beside one owner's examples: what plain training needs.
+
+    Attributes:
+        model: The network. Methods read and replace its weights.
+        examples: How many examples there are.
+    """
+
+    model: nn.Module
+    examples: int
+
+    @abstractmethod
+    def loss(self, rows: Tensor, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+        """The loss of some examples (a mean over them), and figures to report (percent or loss, means).
+
+        Args:
+            rows: ``(b,)`` int64 numbers of examples.
+            rng: Where chance comes from.
+        """
+
+    @abstractmethod
+    def predict(self, inputs: Tensor) -> Tensor:
+        """The task's answers to inputs ``(n, c, s, s)`` uint8, one row each, without gradients."""
+
+
+class Task(ABC):
+    """What is learned, with public test examples and the networks; built from the run's config."""
+
+    name: ClassVar[str]
+    metrics: ClassVar[tuple[str, ...]]
+    """Names of the figures of :meth:`Learner.loss`."""
+
+    @abstractmethod
+    def network(self, seed: int) -> nn.Module:
+        """A fresh network, the same for the same seed."""
+
+    @abstractmethod
+    def learner(self, data: Data, training: Training, rounds: int, seed: int, number: int) -> Learner:
+        """The network with an owner's examples."""
+
+    @abstractmethod
+    def score(self, answers: Tensor) -> dict[str, list[float]]:
+        """Figures of answers to the test inputs, from which :meth:`summary` can be computed for any client."""
+
+    @abstractmethod
+    def summary(self, scores: dict[int, dict[str, list[float]]]) -> dict[str, Any]:
+        """What ``summary.json`` says of the clients' scores: mean, min, max, per client, own distribution."""

@@ -1,0 +1,70 @@
+"""One owner's training by rounds: how long, how fast, in which order; the same for every method."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from veilmark.run.seeds import rng_for
+
+
+class Training(BaseModel):
+    """How long and how fast clients learn.
+
+    Attributes:
+        batch: Examples a step.
+        epochs: Passes over a client's examples a round.
+        local_steps: Steps a round in place of whole passes; 0 means passes.
+        lr: SGD's learning rate.
+        momentum: SGD's momentum, which starts at nothing in every round.
+        weight_decay: SGD's.
+        decay_after: Rounds after which learning rates fall, in a line, to zero at the end of the run.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    batch: int = Field(64, ge=1)
+    epochs: int = Field(1, ge=1)
+    local_steps: int = Field(0, ge=0)
+    lr: float = Field(0.01, gt=0, le=1)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(1e-3, ge=0)
+    decay_after: int = Field(20, ge=0)
+
+
+def rate(round_number: int, rounds: int, decay_after: int) -> float:
+    """Share of the learning rates in a round, which count from 0: 1, then a line that reaches 0 at ``rounds``."""
+    if round_number < decay_after:
+        return 1.0
+    return max(0.0, (rounds - round_number) / max(1, rounds - decay_after))
+
+
+def batches(examples: int, training: Training, seed: int, number: int, round_number: int) -> list[Tensor]:
+    """Rows of every step of a client's round, int64; each pass is a new order.
+
+    Args:
+        examples: How many examples the client has.
+        training: Batch, passes or steps.
+        seed: The run's seed.
+        number: The client's number.
+        round_number: From 0.
+    """
+    rng = rng_for(seed, 21, number, round_number)
+    wanted = training.local_steps or training.epochs * -(-examples // training.batch)
+    rows: list[Tensor] = []
+    while len(rows) < wanted:
+        rows += list(torch.split(torch.from_numpy(rng.permutation(examples)), training.batch))
+    return rows[:wanted]
+
+
+def sgd(model: nn.Module, training: Training, share: float) -> torch.optim.SGD:
+    """The optimiser of one round.
+
+    Args:
+        model: What learns.
+        training: Rate, momentum, weight decay.
+        share: Share of the learning rate, 0 to 1.
+    """
+    return torch.optim.SGD(
+        model.parameters(), share * training.lr, momentum=training.momentum, weight_decay=training.weight_decay
+    )
