@@ -58,7 +58,6 @@ def bench():
     def make(images=12, clients=3, channels=1, head_widths=(24, 12), rounds=4, seed=0, **training):
         config = ClassifyConfig(layout="digits", head_widths=head_widths)
         task = Classify(config, CLASSES, channels, 16, bars(20, 99, channels))
-        task.mix = {number: [0.5, 0.5] for number in range(clients)}
         owners = [bars(images, number, channels) for number in range(clients)]
         return Bench(task, owners, Training(**({"batch": 4, "lr": 0.05} | training)), rounds, seed)
 

@@ -82,6 +82,11 @@ def to_unit(pictures: Tensor) -> Tensor:
     return pictures.float() / 127.5 - 1
 
 
+def to_bytes(pictures: Tensor) -> Tensor:
+    """Floats in [-1, 1] to the nearest bytes."""
+    return ((pictures + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
 @contextmanager
 def _frozen(*networks: nn.Module) -> Iterator[None]:
     """No gradients are computed for these networks' weights meanwhile."""

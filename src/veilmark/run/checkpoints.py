@@ -25,7 +25,7 @@ def write_tensors(path: Path, tensors: Tensors, metadata: dict[str, str] | None 
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, metadata or {})
+    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, metadata or None)
     os.replace(temporary, path)
 
 

@@ -109,6 +109,18 @@ class Client(ABC):
             The task's outputs, one row an input.
         """
 
+    def views(self, broadcast: Tensors, inputs: Tensor) -> dict[str, Tensor]:
+        """What it makes of public inputs, for the report's samples.
+
+        Args:
+            broadcast: The global share.
+            inputs: ``(n, c, s, s)`` uint8.
+
+        Returns:
+            Pictures like ``inputs``, by what they are, e.g. ``scramble(x)``; nothing where inputs stay as they are.
+        """
+        return {}
+
     @abstractmethod
     def state(self) -> Tensors:
         """What it keeps on its own disk until the next round."""
@@ -128,6 +140,14 @@ class Server(ABC):
     @abstractmethod
     def declared(self) -> Declared:
         """What an update must look like."""
+
+    def check(self, update: Update) -> None:
+        """What a method asks of an update beyond names, shapes, types and finite values.
+
+        Raises:
+            UpdateRefused: If it is not so.
+        """
+        return None
 
     @abstractmethod
     def combine(self, updates: Mapping[int, Update]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
@@ -12,7 +13,7 @@ from veilmark.federation.methods.fedavg import FedAvgServer
 from veilmark.federation.methods.method import Client, ClientView, Method, Server, ServerView
 from veilmark.federation.tasks.classify import Classify
 from veilmark.ppidsg.cipher import STEPS, Cipher
-from veilmark.ppidsg.client_training import ClientConfig, PPIDSGClient
+from veilmark.ppidsg.client_training import ClientConfig, PPIDSGClient, to_bytes, to_unit
 from veilmark.ppidsg.networks import Generator
 from veilmark.ppidsg.secret import Secret
 from veilmark.run.checkpoints import Tensors
@@ -77,7 +78,7 @@ class GeneratorClient(Client):
     def __init__(self, view: ClientView, options: PPIDSGOptions) -> None:
         task = _classify(view.task)
         cipher = cipher_of(options, view.secrets.federation, view.secrets.own)
-        self.shares = bool(options.share)
+        self.shares, self.cipher, self.scope = bool(options.share), cipher, options.scope
         self.examples = len(view.data)
         self.client = PPIDSGClient(
             view.data.inputs,
@@ -107,6 +108,15 @@ class GeneratorClient(Client):
         if self.shares:
             self.client.generator.load_state_dict(broadcast)
         return self.client.predict(inputs)
+
+    def views(self, broadcast: Tensors, inputs: Tensor) -> dict[str, Tensor]:
+        """The scrambled picture that G imitates, and what G makes."""
+        if self.shares:
+            self.client.generator.load_state_dict(broadcast)
+        names = [f"public/{row}".encode() for row in range(len(inputs))] if self.scope == "image" else None
+        with torch.inference_mode():
+            generated = self.client.generator(to_unit(inputs))
+        return {"scramble(x)": self.cipher.scramble(inputs, names), "G(x)": to_bytes(generated)}
 
     def state(self) -> Tensors:
         """D, F, C, optimisers, history; G too where it is not shared."""

@@ -23,6 +23,8 @@ from veilmark.run.seeds import rng_for
 
 Network = TypeVar("Network", bound=nn.Module)
 
+_SCORES = ("accuracy", "own_distribution")
+
 
 class ClassifyConfig(BaseModel):
     """Data and network of the task.
@@ -121,9 +123,12 @@ class Classify(Task):
 
     def __init__(self, config: ClassifyConfig, classes: tuple[str, ...], channels: int, side: int, test: Data) -> None:
         self.config, self.classes, self.channels, self.side, self.test = config, classes, channels, side, test
-        self.head_widths = config.head_widths
-        self.mix: dict[int, list[float]] = {}
-        """Share of each class among a client's own pictures, for scores on its own distribution."""
+        self.head_widths, self.test_inputs = config.head_widths, test.inputs
+
+    def description(self) -> dict[str, Any]:
+        """Channels, side in pixels, names of the classes, widths of the head."""
+        sizes = {"channels": self.channels, "side": self.side, "head_widths": list(self.head_widths)}
+        return sizes | {"classes": list(self.classes)}
 
     def seeded(self, make: Callable[[], Network], seed: int) -> Network:
         """A network whose first weights depend on the seed only."""
@@ -141,19 +146,18 @@ class Classify(Task):
         """The classifier with an owner's pictures."""
         return ClassifierLearner(self.network(seed), data)
 
-    def score(self, answers: Tensor) -> dict[str, list[float]]:
-        """Right answers and pictures by class."""
+    def score(self, answers: Tensor, own: Data) -> dict[str, list[float]]:
+        """Accuracy in percent: on the whole test set, and weighted by the client's own mix of classes."""
         labels, count = self.test.targets, len(self.classes)
         right = torch.bincount(labels[answers == labels], minlength=count)
-        return {"right": right.tolist(), "of": torch.bincount(labels, minlength=count).tolist()}
+        there = torch.bincount(labels, minlength=count)
+        mix = torch.bincount(own.targets, minlength=count) / len(own)
+        weighted = 100 * float((mix * right / there.clamp(min=1)).sum())
+        return {"accuracy": [100 * float(right.sum()) / len(labels)], "own_distribution": [weighted]}
 
     def summary(self, scores: dict[int, dict[str, list[float]]]) -> dict[str, Any]:
-        """Accuracy in percent: of each client on the whole test set, and weighted by its own mix of classes."""
-        accuracy = [100 * sum(score["right"]) / sum(score["of"]) for _, score in sorted(scores.items())]
-        own = []
-        for number, score in sorted(scores.items()):
-            share = [right / of if of else 0.0 for right, of in zip(score["right"], score["of"], strict=True)]
-            own.append(100 * sum(a * b for a, b in zip(share, self.mix[number], strict=True)))
+        """Accuracy in percent over the clients, and of each."""
+        accuracy, own = ([score[name][0] for _, score in sorted(scores.items())] for name in _SCORES)
         return {
             "mean": float(np.mean(accuracy)),
             "min": min(accuracy),
@@ -194,11 +198,7 @@ def load_classify(
         test = test.take(np.sort(rng_for(0, 24).permutation(len(test))[: config.test]))
     part = _deal(train, config, clients, seed)
     task = Classify(config, train.classes, channels, height, _as_data(test.images, test.labels, "test"))
-    owners = []
-    for number, rows in enumerate(part.clients):
-        owners.append(_as_data(pictures[rows], train.labels[rows], "train", rows.tolist()))
-        counts = np.bincount(train.labels[rows], minlength=len(train.classes))
-        task.mix[number] = (counts / counts.sum()).tolist()
+    owners = [_as_data(pictures[rows], train.labels[rows], "train", rows.tolist()) for rows in part.clients]
     return task, owners, part.summary(train.labels, train.classes), train.skipped | test.skipped
 
 

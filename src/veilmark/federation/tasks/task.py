@@ -61,6 +61,12 @@ class Task(ABC):
     name: ClassVar[str]
     metrics: ClassVar[tuple[str, ...]]
     """Names of the figures of :meth:`Learner.loss`."""
+    test_inputs: Tensor
+    """Public test inputs ``(n, c, s, s)`` uint8, untouched."""
+
+    @abstractmethod
+    def description(self) -> dict[str, Any]:
+        """The networks' public measures, for a transcript."""
 
     @abstractmethod
     def network(self, seed: int) -> nn.Module:
@@ -71,8 +77,13 @@ class Task(ABC):
         """The network with an owner's examples."""
 
     @abstractmethod
-    def score(self, answers: Tensor) -> dict[str, list[float]]:
-        """Figures of answers to the test inputs, from which :meth:`summary` can be computed for any client."""
+    def score(self, answers: Tensor, own: Data) -> dict[str, list[float]]:
+        """Figures of a client's answers to the test inputs, computed by the client: what :meth:`summary` needs.
+
+        Args:
+            answers: One row a test input.
+            own: The client's examples, for the score on its own distribution.
+        """
 
     @abstractmethod
     def summary(self, scores: dict[int, dict[str, list[float]]]) -> dict[str, Any]:

@@ -1,0 +1,143 @@
+"""The clients' side of a run on one machine: their data, their secrets, and their memory on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from veilmark.federation.config import FederationConfig
+from veilmark.federation.messages import Update
+from veilmark.federation.methods.method import Client, ClientView, Method, Secrets
+from veilmark.federation.tasks.task import Data, Task
+from veilmark.ppidsg.secret import Secret
+from veilmark.run.checkpoints import Tensors, read_tensors, write_tensors
+
+
+class SecretFolder:
+    """Files of the federation's and the clients' secrets: beside a run folder, never in it.
+
+    Args:
+        path: The folder; mode 0700.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+
+    def make_missing(self, clients: int) -> None:
+        """Makes the secrets that are not there yet."""
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for file in (self._federation, *(self._client(number) for number in range(clients))):
+            if not file.exists():
+                Secret.generate().save(file)
+
+    @property
+    def _federation(self) -> Path:
+        return self.path / "federation.key"
+
+    def _client(self, number: int) -> Path:
+        return self.path / f"client-{number}.key"
+
+    def of_client(self, number: int) -> Secrets:
+        """What one client has.
+
+        Raises:
+            SecretError: If a file is missing or open to others.
+        """
+        return Secrets(Secret.load(self._federation), Secret.load(self._client(number)))
+
+    def checks(self, clients: int) -> dict[str, str]:
+        """Digits that tell secrets apart and open nothing, by the name of the file."""
+        files = (self._federation, *(self._client(number) for number in range(clients)))
+        return {file.name: Secret.load(file).check() for file in files}
+
+
+class ClientMemory:
+    """What a client keeps between rounds: one file a round, the newest ones only.
+
+    Args:
+        path: The client's folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+
+    def save(self, round_number: int, tensors: Tensors) -> None:
+        """Keeps the memory after a round, which counts from 1, and that of the round before."""
+        write_tensors(self.path / f"round-{round_number:04d}.safetensors", tensors)
+        # A run that is killed in this round goes on from the one before.
+        for number, file in self._files().items():
+            if number < round_number - 1:
+                file.unlink()
+
+    def load(self, round_number: int) -> Tensors | None:
+        """The newest memory of that round or one before; None at the start.
+
+        A client that missed a round goes on from what it had.
+        """
+        older = {number: file for number, file in self._files().items() if number <= round_number}
+        return read_tensors(older[max(older)])[0] if older else None
+
+    def _files(self) -> dict[int, Path]:
+        return {int(file.stem.removeprefix("round-")): file for file in self.path.glob("round-*.safetensors")}
+
+
+class ClientSide:
+    """All clients of a run on one machine; each is built for its turn only, from its memory.
+
+    Args:
+        config: The run's config.
+        method: What they do.
+        task: What they learn.
+        owners: Their examples.
+        secrets: Their secrets.
+        folder: Where they keep their memory.
+    """
+
+    def __init__(
+        self,
+        config: FederationConfig,
+        method: Method[Any],
+        task: Task,
+        owners: list[Data],
+        secrets: SecretFolder,
+        folder: Path,
+    ) -> None:
+        self.config, self.method, self.task = config, method, task
+        self.owners, self.secrets, self.folder = owners, secrets, Path(folder)
+        self._common: tuple[int, Tensor] | None = None
+
+    def train(self, number: int, broadcast: Tensors, round_number: int) -> Update:
+        """One client's round, which counts from 1."""
+        client = self.built(number, round_number - 1)
+        update = client.train_round(broadcast, round_number - 1)
+        self._memory(number).save(round_number, client.state())
+        return update
+
+    def score(self, number: int, broadcast: Tensors, round_number: int) -> dict[str, list[float]]:
+        """One client's answers to the public test set, scored, after a round."""
+        if self.method.personal:
+            answers = self.built(number, round_number).predict(broadcast, self.task.test_inputs)
+        else:
+            if self._common is None or self._common[0] != round_number:
+                # Every client would answer the same.
+                client = self.built(number, round_number)
+                self._common = (round_number, client.predict(broadcast, self.task.test_inputs))
+            answers = self._common[1]
+        return self.task.score(answers, self.owners[number])
+
+    def built(self, number: int, round_number: int) -> Client:
+        """A client as it was after a round; 0 is the start."""
+        config = self.config
+        secrets = self.secrets.of_client(number)
+        client = self.method.client(
+            ClientView(number, self.task, self.owners[number], config.training, config.rounds, config.seed, secrets)
+        )
+        memory = self._memory(number).load(round_number)
+        if memory is not None:
+            client.load_state(memory)
+        return client
+
+    def _memory(self, number: int) -> ClientMemory:
+        return ClientMemory(self.folder / f"client-{number}")

@@ -1,0 +1,96 @@
+"""What a federation is told: task, data, owners, method and its options."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from veilmark.federation.methods import METHODS
+from veilmark.federation.methods.method import Method
+from veilmark.federation.tasks.classify import ClassifyConfig
+from veilmark.run.errors import ConfigError
+from veilmark.run.local_training import Training
+
+
+class FederationConfig(BaseModel):
+    """A federation, but for the folder of its data and its secrets.
+
+    Attributes:
+        kind: Says what recipe this is.
+        task: What is learned.
+        seed: Of partition, first weights and orders.
+        clients: How many owners.
+        rounds: How many rounds.
+        method: What is trained and shared; see ``METHODS``.
+        options: Options by method, e.g. ``{ppidsg: {head: kept}}``; those of other methods than the chosen one are
+            checked and left alone, so that one recipe serves all.
+        data: Pictures, partition, networks.
+        training: How long and how fast clients learn.
+        record: Rounds whose messages are kept for an audit: numbers from 1, ``first``, ``last``; or ``all``.
+        most_examples: The largest sample count that the server believes.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    kind: Literal["federation"] = "federation"
+    task: Literal["classify"] = "classify"
+    seed: int = Field(0, ge=0)
+    clients: int = Field(10, ge=1)
+    rounds: int = Field(10, ge=1)
+    method: str = "ppidsg"
+    options: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    data: ClassifyConfig = ClassifyConfig()
+    training: Training = Training()
+    record: Literal["all"] | tuple[int | Literal["first", "last"], ...] = ("first", "last")
+    most_examples: int = Field(100_000, ge=1)
+
+    @field_validator("method")
+    @classmethod
+    def _method(cls, method: str) -> str:
+        if method not in METHODS:
+            raise ValueError(f"no method of that name; known: {', '.join(METHODS)}")
+        return method
+
+    def made_method(self) -> Method[Any]:
+        """The method, with its options.
+
+        Raises:
+            ConfigError: If an option of any method is unknown or out of range, or the method does not learn the task.
+        """
+        for name in self.options:
+            if name not in METHODS:
+                raise ConfigError(f"options.{name}: no method of that name; known: {', '.join(METHODS)}")
+            _checked(name, self.options[name])
+        kind = METHODS[self.method]
+        if self.task not in kind.tasks:
+            fitting = ", ".join(name for name, other in METHODS.items() if self.task in other.tasks)
+            raise ConfigError(f"method {self.method} does not learn the task {self.task}; these do: {fitting}")
+        return kind(_checked(self.method, self.options.get(self.method, {})))
+
+    def recorded(self) -> list[int]:
+        """Numbers of the recorded rounds, from 1.
+
+        Raises:
+            ConfigError: If a round is not one of the run.
+        """
+        if self.record == "all":
+            return list(range(1, self.rounds + 1))
+        named = {"first": 1, "last": self.rounds}
+        numbers = sorted({named[r] if isinstance(r, str) else r for r in self.record})
+        for number in numbers:
+            if not 1 <= number <= self.rounds:
+                raise ConfigError(f"record = {number}: rounds are 1 to {self.rounds}; or first, last, or all")
+        return numbers
+
+
+def _checked(name: str, values: dict[str, Any]) -> BaseModel:
+    model = METHODS[name].model
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            allowed = ", ".join(sorted(model.model_fields)) or "none"
+            raise ConfigError(f"options.{name}: unknown key {key!r}; allowed: {allowed}") from None
+        raise ConfigError(f"options.{name}.{key} = {problem['input']!r}: {problem['msg']}") from None

@@ -1,0 +1,199 @@
+"""The rounds of a federation, and the in-process engine. Flower's engine runs the same rounds (``server_app.py``)."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from veilmark.federation.client_side import ClientSide
+from veilmark.federation.config import FederationConfig
+from veilmark.federation.messages import Update, UpdateRefused, check_update, tensor_bytes
+from veilmark.federation.methods.method import Server
+from veilmark.federation.tasks.task import Task
+from veilmark.federation.transcript import Transcript
+from veilmark.run.checkpoints import Tensors, read_tensors, write_tensors
+from veilmark.run.errors import VeilmarkError
+from veilmark.run.folder import RunFolder
+
+Scores = dict[str, list[float]]
+
+
+class FederationError(VeilmarkError):
+    """A federation that cannot go on."""
+
+
+class Link(ABC):
+    """How the server reaches its clients."""
+
+    @abstractmethod
+    def train(self, clients: Sequence[int], broadcast: Tensors, round_number: int) -> dict[int, Update | str]:
+        """Has clients train.
+
+        Args:
+            clients: Their numbers.
+            broadcast: What they are sent.
+            round_number: From 1.
+
+        Returns:
+            By client: its update, or why there is none.
+        """
+
+    @abstractmethod
+    def score(self, clients: Sequence[int], broadcast: Tensors, round_number: int) -> dict[int, Scores]:
+        """Has clients answer the public test set after a round; those that do not answer are left out."""
+
+
+class InProcess(Link):
+    """Clients take turns in this process.
+
+    Args:
+        side: The clients.
+        advance: Called after each client's turn.
+    """
+
+    def __init__(self, side: ClientSide, advance: Callable[[], None] = lambda: None) -> None:
+        self.side, self.advance = side, advance
+
+    def train(self, clients: Sequence[int], broadcast: Tensors, round_number: int) -> dict[int, Update | str]:
+        """One after another."""
+        updates: dict[int, Update | str] = {}
+        for number in clients:
+            updates[number] = self.side.train(number, broadcast, round_number)
+            self.advance()
+        return updates
+
+    def score(self, clients: Sequence[int], broadcast: Tensors, round_number: int) -> dict[int, Scores]:
+        """One after another."""
+        scores: dict[int, Scores] = {}
+        for number in clients:
+            scores[number] = self.side.score(number, broadcast, round_number)
+            self.advance()
+        return scores
+
+
+@dataclass
+class Rounds:
+    """The server's side of a run: the same rounds whatever the link.
+
+    Attributes:
+        config: The run's config.
+        server: What combines.
+        task: What is learned; its networks and public test set.
+        run: Where the run is kept.
+        transcript: What the server saw.
+        told: Called after each round with its record.
+        refused: Updates that were refused or never came, in words.
+    """
+
+    config: FederationConfig
+    server: Server
+    task: Task
+    run: RunFolder
+    transcript: Transcript
+    told: Callable[[dict[str, Any]], None] = lambda record: None
+    refused: list[str] = field(default_factory=list)
+
+    def play(self, link: Link, first: int) -> None:
+        """Plays the rounds from ``first`` (from 1) to the last.
+
+        Raises:
+            FederationError: If a round brought no update that could be accepted.
+        """
+        recorded = set(self.config.recorded())
+        for number in range(first, self.config.rounds + 1):
+            record = self.one_round(link, number, number in recorded)
+            self.run.log(record)
+            # The checkpoint is last: it says that the round is finished.
+            self._save(number)
+            self.told(record)
+
+    def one_round(self, link: Link, number: int, recorded: bool) -> dict[str, Any]:
+        """Sends, collects, checks, combines, scores.
+
+        Args:
+            link: How clients are reached.
+            number: The round, from 1.
+            recorded: Whether the transcript keeps its messages.
+
+        Returns:
+            The round's record, as in ``metrics.jsonl``.
+        """
+        started = time.monotonic()
+        broadcast = self.server.broadcast()
+        if recorded:
+            self.transcript.add_broadcast(number, broadcast)
+        everyone = list(range(self.config.clients))
+        updates = self._accepted(link.train(everyone, broadcast, number), number, recorded)
+        if not updates:
+            raise FederationError(f"round {number}: no update could be accepted; the last: {self.refused[-1]}")
+        self.server.combine(updates)
+        scores = link.score(everyone, self.server.broadcast(), number)
+        weights = {client: update.examples for client, update in updates.items()}
+        total = sum(weights.values())
+        losses = {
+            name: sum(update.metrics[name] * weights[client] for client, update in updates.items()) / total
+            for name in self.server.declared().metrics
+        }
+        return {
+            "step": number,
+            "accuracy": self.task.summary(scores),
+            "losses": losses,
+            "clients": sorted(updates),
+            "bytes_up": sum(update.size() for update in updates.values()),
+            "bytes_down": tensor_bytes(broadcast) * self.config.clients,
+            "seconds": round(time.monotonic() - started, 3),
+        }
+
+    def _accepted(self, replies: dict[int, Update | str], number: int, recorded: bool) -> dict[int, Update]:
+        updates: dict[int, Update] = {}
+        for client, reply in sorted(replies.items()):
+            try:
+                if isinstance(reply, str):
+                    raise UpdateRefused(reply)
+                update = check_update(reply, self.server.declared(), self.config.most_examples)
+                self.server.check(update)
+                if recorded:
+                    self.transcript.add_update(number, client, reply)
+                updates[client] = update
+            except UpdateRefused as problem:
+                self.refused.append(f"round {number}, client {client}: {problem}")
+        return updates
+
+    def _save(self, number: int) -> None:
+        write_tensors(_checkpoint(self.run, number), self.server.state())
+        for other in _finished(self.run):
+            if other < number:
+                _checkpoint(self.run, other).unlink()
+
+    def resume(self) -> int:
+        """Goes back to the last finished round.
+
+        Returns:
+            Its number; 0 if there is none.
+        """
+        last = max(_finished(self.run), default=0)
+        if last:
+            self.server.load_state(read_tensors(_checkpoint(self.run, last))[0])
+        self.run.keep_log(last)
+        return last
+
+
+def peak_rss_mb() -> float:
+    """The largest resident memory so far, of this process or of any that it has waited for, in megabytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    used = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return round(used * unit / 1e6, 1)
+
+
+def _checkpoint(run: RunFolder, number: int) -> Path:
+    return run.checkpoints / f"server-{number:04d}.safetensors"
+
+
+def _finished(run: RunFolder) -> list[int]:
+    return [int(file.stem.removeprefix("server-")) for file in run.checkpoints.glob("server-*.safetensors")]

@@ -1,0 +1,147 @@
+"""A federation from its recipe to its run folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from veilmark import __version__
+from veilmark.federation.client_side import ClientSide, SecretFolder
+from veilmark.federation.config import FederationConfig
+from veilmark.federation.engine import InProcess, Link, Rounds, peak_rss_mb
+from veilmark.federation.methods.method import ServerView
+from veilmark.federation.samples import write_samples
+from veilmark.federation.tasks.classify import load_classify
+from veilmark.federation.transcript import Transcript, check_room, forecast
+from veilmark.run.config import dump
+from veilmark.run.folder import RunError, RunFolder, write_json
+from veilmark.run.progress import progress_bar, say
+
+Engine = Literal["in-process", "flower"]
+
+
+def run_federation(
+    config: FederationConfig,
+    data: Path | None,
+    run: RunFolder,
+    *,
+    engine: Engine = "in-process",
+    secrets: Path | None = None,
+    resume: bool = False,
+    told: Callable[[dict[str, Any]], None] = lambda record: None,
+) -> dict[str, str]:
+    """Plays a federation on this machine; writes all of its run folder but the report.
+
+    Args:
+        config: What is played.
+        data: Folder of the data set; None for a bundled one.
+        run: The run folder, held by the caller.
+        engine: ``in-process``, or Flower's simulation.
+        secrets: Folder of the secrets, made where they are missing; ``<run folder>.secrets`` by default.
+        resume: Go on from the last finished round.
+        told: Called after each round with its record.
+
+    Returns:
+        Pictures that could not be read, with the reason.
+
+    Raises:
+        ConfigError: If a setting does not fit; before any work.
+        DataError: If a file of the data is missing or damaged.
+        RunError: If the folder holds another run, or the secrets are not those of the first start.
+    """
+    method = config.made_method()
+    recorded = config.recorded()
+    task, owners, partition, skipped = load_classify(config.data, data, config.clients, config.seed)
+    server = method.server(ServerView(task, config.clients, config.rounds, config.seed, config.training))
+    secret_folder = SecretFolder(secrets or run.path.with_name(run.path.name + ".secrets"))
+    side = ClientSide(config, method, task, owners, secret_folder, run.path / "clients")
+    needed = forecast(server.broadcast(), server.declared(), config.clients, len(recorded))
+    run.start(dump(config), resume)
+    secret_folder.make_missing(config.clients)
+    _same_secrets(run, secret_folder.checks(config.clients))
+    # A client that cannot be built (a block that does not fit, for example) is found now, not in the first round.
+    side.built(0, 0)
+    transcript = Transcript(run.path / "transcript")
+    rounds = Rounds(config, server, task, run, transcript, told)
+    done = rounds.resume()
+    if not done:
+        check_room(run.path, needed)
+        say(f"transcript: {len(recorded)} of {config.rounds} rounds, {needed / 1e6:.1f} MB")
+    public = config.model_dump(mode="json")
+    declared = {name: list(shape) for name, (shape, _) in server.declared().tensors.items()}
+    manifest = {
+        "config": public,
+        "architecture": task.description(),
+        "shared": declared,
+        "metrics": list(server.declared().metrics),
+    }
+    transcript.start(manifest, done)
+    if done < config.rounds:
+        with _link(engine, side, config, run, data, secret_folder, done) as link:
+            rounds.play(link, done + 1)
+    records = run.read_log()
+    summary = {
+        "title": f"{config.method}: {config.task} on {config.data.layout}",
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "version": __version__,
+        "method": config.method,
+        "task": config.task,
+        "dataset": config.data.layout,
+        "partition": partition["kind"],
+        "alpha": partition["alpha"],
+        "clients": config.clients,
+        "rounds": config.rounds,
+        "seed": config.seed,
+        "engine": engine,
+        "options": method.options.model_dump(mode="json"),
+        "accuracy": records[-1]["accuracy"],
+        "bytes_up_per_client_round": server.declared().size(),
+        "bytes_down_per_client_round": records[-1]["bytes_down"] // config.clients,
+        "seconds": round(sum(record["seconds"] for record in records), 3),
+        "peak_rss_mb": peak_rss_mb(),
+        "torch_threads": torch.get_num_threads(),
+        "test_images": len(task.test_inputs),
+        "classes": partition["classes"],
+        "counts": partition["counts"],
+        "refused": rounds.refused,
+    }
+    summary["samples"] = write_samples(side, server.broadcast(), config.rounds, run.path / "samples.png")
+    write_json(run.path / "summary.json", summary)
+    return skipped
+
+
+def _same_secrets(run: RunFolder, checks: dict[str, str]) -> None:
+    """Notes which secrets a run has (four bytes that open nothing), and refuses to go on with others."""
+    file = run.path / "secrets.json"
+    if not file.exists():
+        write_json(file, checks)
+        return
+    before = json.loads(file.read_text(encoding="utf-8"))
+    for name, check in checks.items():
+        if before.get(name) != check:
+            raise RunError(
+                f"{name} is not the secret that {run.path} was begun with ({check}, then {before.get(name)}); give its "
+                "folder with --secrets, or choose another --out"
+            )
+
+
+@contextmanager
+def _link(
+    engine: Engine,
+    side: ClientSide,
+    config: FederationConfig,
+    run: RunFolder,
+    data: Path | None,
+    secrets: SecretFolder,
+    done: int,
+) -> Iterator[Link]:
+    turns = 2 * config.clients
+    with progress_bar("clients' turns") as bar:
+        task = bar.add_task("federating", total=turns * config.rounds, completed=turns * done, note="")
+        yield InProcess(side, lambda: bar.advance(task))

@@ -1,0 +1,155 @@
+"""What the server saw, kept for an audit: format 1.
+
+``manifest.json`` (version, public config, shapes), a folder for each recorded round with ``broadcast.safetensors`` and
+one ``client-<number>.safetensors`` for each message, and ``chain.jsonl``: one line a file, each with the hash of the
+line before, so that nothing can be changed, dropped or put in afterwards without breaking what follows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from veilmark.federation.messages import Declared, Update, tensor_bytes
+from veilmark.run.checkpoints import Tensors, write_tensors
+from veilmark.run.errors import DataError, VeilmarkError
+from veilmark.run.folder import write_json, write_text
+
+VERSION = 1
+CHAIN = "chain.jsonl"
+_START = "0" * 64
+
+
+class TranscriptError(DataError):
+    """A transcript that is incomplete or was changed."""
+
+
+def forecast(broadcast: Tensors, declared: Declared, clients: int, rounds: int) -> int:
+    """Bytes that the recorded rounds will take: exact but for headers of some kilobytes a file.
+
+    Args:
+        broadcast: What the server sends.
+        declared: What an update looks like.
+        clients: Clients a round.
+        rounds: Recorded rounds.
+    """
+    return rounds * (tensor_bytes(broadcast) + clients * declared.size())
+
+
+def check_room(folder: Path, needed: int) -> None:
+    """Refuses to begin what will not fit.
+
+    Raises:
+        VeilmarkError: If the disk has less room than ``needed`` bytes.
+    """
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise VeilmarkError(
+            f"the transcript will take {needed / 1e9:.1f} GB and {folder} has {free / 1e9:.1f} GB free; record fewer "
+            "rounds, e.g. --set record=[last], or none: --set record=[]"
+        )
+
+
+class Transcript:
+    """Writes and verifies a transcript.
+
+    Args:
+        path: Its folder; mode 0700.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+
+    def start(self, manifest: dict[str, Any], last_round: int) -> None:
+        """Begins a transcript, or forgets what a resumed run will write again.
+
+        Args:
+            manifest: Public config, architecture, declared tensors and metrics.
+            last_round: Finished rounds, 0 for a new run.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        os.chmod(self.path, 0o700)
+        write_json(self.path / "manifest.json", {"version": VERSION, **manifest})
+        kept = [line for line in self._lines() if _round_of(json.loads(line)["file"]) <= last_round]
+        for folder in self.path.glob("round-*"):
+            if _round_of(folder.name + "/") > last_round:
+                shutil.rmtree(folder)
+        if not kept:
+            kept = [self._line("manifest.json", _START)]
+        # The manifest is written anew, and is the same: a resumed run has the settings of the first start.
+        write_text(self.path / CHAIN, "".join(line + "\n" for line in kept))
+
+    def add_broadcast(self, round_number: int, tensors: Tensors) -> None:
+        """Records what was sent to every client; rounds count from 1."""
+        self._add(round_number, "broadcast", tensors, {})
+
+    def add_update(self, round_number: int, client: int, update: Update) -> None:
+        """Records what a client sent: tensors, declared metrics, sample count."""
+        said = {"metrics": json.dumps(dict(update.metrics), sort_keys=True), "examples": str(update.examples)}
+        self._add(round_number, f"client-{client}", update.tensors, said)
+
+    def _add(self, round_number: int, name: str, tensors: Tensors, metadata: dict[str, str]) -> None:
+        file = f"round-{round_number:04d}/{name}.safetensors"
+        write_tensors(self.path / file, tensors, metadata)
+        lines = self._lines()
+        with (self.path / CHAIN).open("a", encoding="utf-8") as chain:
+            chain.write(self._line(file, _hash(lines[-1].encode())) + "\n")
+
+    def _line(self, file: str, previous: str) -> str:
+        return json.dumps({"file": file, "sha256": _file_hash(self.path / file), "previous": previous})
+
+    def _lines(self) -> list[str]:
+        chain = self.path / CHAIN
+        return chain.read_text(encoding="utf-8").splitlines() if chain.exists() else []
+
+    def verify(self) -> list[str]:
+        """Checks every hash, and that the folder holds what the chain names and nothing else.
+
+        Returns:
+            The files, in the order in which they were written.
+
+        Raises:
+            TranscriptError: If anything is missing, changed, out of order or not in the chain; it is named.
+        """
+        previous, files = _START, []
+        for number, line in enumerate(self._lines(), 1):
+            where = f"{self.path / CHAIN}, line {number}"
+            try:
+                entry = json.loads(line)
+                file, claimed, before = entry["file"], entry["sha256"], entry["previous"]
+            except (json.JSONDecodeError, KeyError, TypeError):
+                raise TranscriptError(f"{where} is damaged; the transcript cannot be trusted from there on") from None
+            if before != previous:
+                raise TranscriptError(f"{where} does not follow the line before; lines were changed, lost or put in")
+            path = self.path / file
+            if not path.resolve().is_relative_to(self.path.resolve()) or not path.is_file():
+                raise TranscriptError(f"{where} names {file}, which is not in the transcript")
+            if _file_hash(path) != claimed:
+                raise TranscriptError(f"{path} was changed after it was written")
+            previous = _hash(line.encode())
+            files.append(file)
+        if not files:
+            raise TranscriptError(f"{self.path} holds no {CHAIN}; is it the transcript/ of a federation's run folder?")
+        there = {p.relative_to(self.path).as_posix() for p in self.path.rglob("*") if p.is_file()} - {CHAIN}
+        if strange := sorted(there - set(files)):
+            raise TranscriptError(f"{self.path / strange[0]} is not in the chain; it was put in afterwards")
+        return files
+
+
+def _round_of(file: str) -> int:
+    """The round that a file belongs to; 0 for the manifest."""
+    folder = file.split("/")[0]
+    return int(folder.removeprefix("round-")) if folder.startswith("round-") else 0
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
