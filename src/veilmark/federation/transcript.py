@@ -73,15 +73,14 @@ class Transcript:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         os.chmod(self.path, 0o700)
-        write_json(self.path / "manifest.json", {"version": VERSION, **manifest})
+        if not last_round:
+            write_json(self.path / "manifest.json", {"version": VERSION, **manifest})
+            write_text(self.path / CHAIN, self._line("manifest.json", _START) + "\n")
         kept = [line for line in self._lines() if _round_of(json.loads(line)["file"]) <= last_round]
+        write_text(self.path / CHAIN, "".join(line + "\n" for line in kept))
         for folder in self.path.glob("round-*"):
             if _round_of(folder.name + "/") > last_round:
                 shutil.rmtree(folder)
-        if not kept:
-            kept = [self._line("manifest.json", _START)]
-        # The manifest is written anew, and is the same: a resumed run has the settings of the first start.
-        write_text(self.path / CHAIN, "".join(line + "\n" for line in kept))
 
     def add_broadcast(self, round_number: int, tensors: Tensors) -> None:
         """Records what was sent to every client; rounds count from 1."""

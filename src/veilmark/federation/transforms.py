@@ -1,9 +1,9 @@
 """Policies of picture transforms, as ATS writes them (Gao et al. 2021, arXiv 2011.12505, section 4).
 
-A transform is an operation and a level from 0 to 9, e.g. ``translate_x:9``; operations that have no strength are named
-alone, e.g. ``invert``. A policy is a short list of transforms that are applied one after another. Operations, ranges and
-the library of 50 are those of AutoAugment (Cubuk et al. 2019) as ATS uses them: each level is a step of ten between two
-ends, and operations that have a direction draw it anew for every picture.
+A transform is an operation and a level from 0 to 9, e.g. ``translate_x:9``; operations without strengths are named
+alone, e.g. ``invert``. A policy is a short list of transforms that are applied one after another. Operations, ranges
+and the library of 50 are those of AutoAugment (Cubuk et al. 2019) as ATS uses them: each level is a step of ten between
+two ends, and operations that have a direction draw it anew for every picture.
 """
 
 from __future__ import annotations

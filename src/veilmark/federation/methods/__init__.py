@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from veilmark.federation.methods.ats import TransformedTraining
+from veilmark.federation.methods.etc import EncryptThenCompress
+from veilmark.federation.methods.fedcg import FedCG
 from veilmark.federation.methods.local import Local
 from veilmark.federation.methods.method import Method
 from veilmark.federation.methods.none import NoDefence
@@ -13,5 +16,8 @@ METHODS: dict[str, type[Method[Any]]] = {
     "none": NoDefence,
     "local": Local,
     "ppidsg": PPIDSG,
+    "ats": TransformedTraining,
+    "etc": EncryptThenCompress,
+    "fedcg": FedCG,
 }
 """Every method."""
