@@ -129,15 +129,16 @@ class ClientSide:
 
     def built(self, number: int, round_number: int) -> Client:
         """A client as it was after a round; 0 is the start."""
-        config = self.config
-        secrets = self.secrets.of_client(number)
-        client = self.method.client(
-            ClientView(number, self.task, self.owners[number], config.training, config.rounds, config.seed, secrets)
-        )
+        client = self.method.client(self.view(number, self.secrets.of_client(number)))
         memory = self._memory(number).load(round_number)
         if memory is not None:
             client.load_state(memory)
         return client
+
+    def view(self, number: int, secrets: Secrets) -> ClientView:
+        """What a client knows."""
+        config = self.config
+        return ClientView(number, self.task, self.owners[number], config.training, config.rounds, config.seed, secrets)
 
     def _memory(self, number: int) -> ClientMemory:
         return ClientMemory(self.folder / f"client-{number}")

@@ -15,10 +15,11 @@ from veilmark import __version__
 from veilmark.federation.client_side import ClientSide, SecretFolder
 from veilmark.federation.config import FederationConfig
 from veilmark.federation.engine import InProcess, Link, Rounds, peak_rss_mb
-from veilmark.federation.methods.method import ServerView
+from veilmark.federation.methods.method import Secrets, ServerView
 from veilmark.federation.samples import write_samples
 from veilmark.federation.tasks.classify import load_classify
 from veilmark.federation.transcript import Transcript, check_room, forecast
+from veilmark.ppidsg.secret import Secret
 from veilmark.run.config import dump
 from veilmark.run.folder import RunError, RunFolder, write_json
 from veilmark.run.progress import progress_bar, say
@@ -62,16 +63,17 @@ def run_federation(
     secret_folder = SecretFolder(secrets or run.path.with_name(run.path.name + ".secrets"))
     side = ClientSide(config, method, task, owners, secret_folder, run.path / "clients")
     needed = forecast(server.broadcast(), server.declared(), config.clients, len(recorded))
+    # A client that cannot be built (a block that does not fit, for example) is found now, not in the first round.
+    method.client(side.view(0, Secrets(Secret.generate(), Secret.generate())))
+    if not (run.path / "config.yaml").exists():
+        check_room(run.path, needed)
     run.start(dump(config), resume)
     secret_folder.make_missing(config.clients)
     _same_secrets(run, secret_folder.checks(config.clients))
-    # A client that cannot be built (a block that does not fit, for example) is found now, not in the first round.
-    side.built(0, 0)
     transcript = Transcript(run.path / "transcript")
     rounds = Rounds(config, server, task, run, transcript, told)
     done = rounds.resume()
     if not done:
-        check_room(run.path, needed)
         say(f"transcript: {len(recorded)} of {config.rounds} rounds, {needed / 1e6:.1f} MB")
     public = config.model_dump(mode="json")
     declared = {name: list(shape) for name, (shape, _) in server.declared().tensors.items()}

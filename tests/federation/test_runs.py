@@ -1,0 +1,268 @@
+"""A federation from config to run folder: what it writes, that it resumes to the same bits, what it refuses."""
+
+import json
+import stat
+
+import pytest
+import torch
+
+from veilmark.federation import engine, runs
+from veilmark.federation.config import FederationConfig
+from veilmark.federation.messages import Update
+from veilmark.federation.runs import run_federation
+from veilmark.federation.transcript import Transcript, TranscriptError
+from veilmark.run.checkpoints import read_tensors
+from veilmark.run.config import override, resolve
+from veilmark.run.errors import ConfigError, VeilmarkError
+from veilmark.run.folder import RunError, RunFolder
+
+TINY = {
+    "clients": 2,
+    "rounds": 2,
+    "data": {"layout": "digits", "per_client": 8, "test": 20, "head_widths": [16, 8]},
+    "training": {"batch": 4},
+}
+
+
+def config(**changes):
+    settings = [f"{key.replace('__', '.')}={json.dumps(value)}" for key, value in changes.items()]
+    return resolve(FederationConfig, override(TINY, settings), "test")
+
+
+def play(path, made=None, **options):
+    run = RunFolder(path)
+    with run.hold():
+        run_federation(made or config(), None, run, **options)
+    return run
+
+
+def without_time(records):
+    return [{k: v for k, v in record.items() if k != "seconds"} for record in records]
+
+
+@pytest.mark.parametrize("method", ["none", "ppidsg"])
+def test_a_run_folder_holds_what_it_promises(tmp_path, method):
+    run = play(tmp_path / "run", config(method=method))
+    summary = json.loads((run.path / "summary.json").read_text())
+    assert summary["method"] == method
+    assert (summary["clients"], summary["rounds"], summary["seed"], summary["engine"]) == (2, 2, 0, "in-process")
+    accuracy = summary["accuracy"]
+    assert len(accuracy["per_client"]) == 2
+    assert accuracy["min"] <= accuracy["mean"] <= accuracy["max"]
+    shared = read_tensors(run.path / "checkpoints/server-0002.safetensors")[0]
+    assert summary["bytes_up_per_client_round"] == sum(4 * value.numel() for value in shared.values())
+    assert summary["peak_rss_mb"] > 50
+    records = run.read_log()
+    assert [record["step"] for record in records] == [1, 2]
+    assert records[-1]["accuracy"] == accuracy
+    assert (run.path / "samples.png").stat().st_size > 100
+    assert summary["samples"] == {"none": ["x"], "ppidsg": ["x", "scramble(x)", "G(x)"]}[method]
+    assert [sum(counts) for counts in summary["counts"]] == [8, 8]
+
+
+def test_secrets_stay_out_of_the_run_folder(tmp_path):
+    run = play(tmp_path / "run", config(method="ppidsg"))
+    beside = tmp_path / "run.secrets"
+    for file in beside.iterdir():
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        value = file.read_text().split()[-1]
+        for other in run.path.rglob("*"):
+            if other.is_file():
+                data = other.read_bytes()
+                assert value.encode() not in data, other
+                assert bytes.fromhex(value) not in data, other
+    assert sorted(file.name for file in beside.iterdir()) == ["client-0.key", "client-1.key", "federation.key"]
+
+
+@pytest.mark.parametrize("method", ["none", "local", "ppidsg"])
+def test_a_killed_run_ends_with_the_same_bits(tmp_path, monkeypatch, method):
+    made, secrets = config(method=method, rounds=3, record="all"), tmp_path / "secrets"
+    unbroken = play(tmp_path / "a", made, secrets=secrets)
+    train = runs.ClientSide.train
+
+    def killed(self, number, broadcast, round_number):
+        if (number, round_number) == (1, 3):
+            raise KeyboardInterrupt
+        return train(self, number, broadcast, round_number)
+
+    monkeypatch.setattr(runs.ClientSide, "train", killed)
+    with pytest.raises(KeyboardInterrupt):
+        play(tmp_path / "b", made, secrets=secrets)
+    monkeypatch.undo()
+    with pytest.raises(RunError, match="--resume"):
+        play(tmp_path / "b", made, secrets=secrets)
+    again = play(tmp_path / "b", made, secrets=secrets, resume=True)
+    assert without_time(again.read_log()) == without_time(unbroken.read_log())
+    files = Transcript(unbroken.path / "transcript").verify()
+    assert Transcript(again.path / "transcript").verify() == files
+    assert len(files) == 1 + 3 * 3
+    for file in files[1:]:
+        (one, said), (other, before) = (read_tensors(run.path / "transcript" / file) for run in (again, unbroken))
+        assert said == before
+        assert one.keys() == other.keys()
+        assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_a_finished_run_is_not_played_again(tmp_path, monkeypatch):
+    run = play(tmp_path / "run")
+    before = run.read_log()
+    monkeypatch.setattr(runs.ClientSide, "train", lambda *_: pytest.fail("a finished run was played again"))
+    play(tmp_path / "run", resume=True)
+    assert run.read_log() == before
+
+
+def test_other_secrets_are_refused(tmp_path):
+    play(tmp_path / "run")
+    with pytest.raises(RunError, match=r"federation\.key is not the secret"):
+        play(tmp_path / "run", resume=True, secrets=tmp_path / "others")
+
+
+def test_only_the_named_rounds_are_recorded(tmp_path):
+    run = play(tmp_path / "run", config(rounds=3, record=["last"]))
+    folder = run.path / "transcript"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert Transcript(folder).verify() == [
+        "manifest.json",
+        "round-0003/broadcast.safetensors",
+        "round-0003/client-0.safetensors",
+        "round-0003/client-1.safetensors",
+    ]
+    manifest = json.loads((folder / "manifest.json").read_text())
+    tensors, said = read_tensors(folder / "round-0003/client-1.safetensors")
+    assert {name: list(value.shape) for name, value in tensors.items()} == manifest["shared"]
+    assert said["examples"] == "8"
+    assert sorted(json.loads(said["metrics"])) == sorted(manifest["metrics"])
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    return play(tmp_path_factory.mktemp("recorded") / "run", config(rounds=1)).path / "transcript"
+
+
+def _flip(folder):
+    file = folder / "round-0001/client-1.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(bytes(data))
+
+
+def _drop_line(folder):
+    lines = (folder / "chain.jsonl").read_text().splitlines()
+    (folder / "chain.jsonl").write_text("\n".join([lines[0], *lines[2:]]) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (_flip, "was changed"),
+        (lambda folder: (folder / "round-0001/broadcast.safetensors").unlink(), "not in the transcript"),
+        (lambda folder: (folder / "round-0001/extra.txt").write_text("x"), "put in afterwards"),
+        (lambda folder: (folder / "chain.jsonl").unlink(), r"holds no chain\.jsonl"),
+        (lambda folder: (folder / "manifest.json").write_text("{}"), "was changed"),
+        (_drop_line, "does not follow"),
+        (lambda folder: (folder / "chain.jsonl").write_text("{"), "damaged"),
+    ],
+)
+def test_a_transcript_that_was_changed_is_found_out(recorded, tmp_path, harm, words):
+    import shutil
+
+    folder = shutil.copytree(recorded, tmp_path / "copy")
+    Transcript(folder).verify()
+    harm(folder)
+    with pytest.raises(TranscriptError, match=words):
+        Transcript(folder).verify()
+
+
+class Answers(engine.Link):
+    """Clients that answer what they are told to."""
+
+    def __init__(self, updates):
+        self.updates = updates
+
+    def train(self, clients, broadcast, round_number):
+        return self.updates
+
+    def score(self, clients, broadcast, round_number):
+        return {number: {"accuracy": [50.0], "own_distribution": [50.0]} for number in clients}
+
+
+def rounds_of(tmp_path, bench, how):
+    from veilmark.federation.methods.method import ServerView
+
+    task = bench.task
+    run = RunFolder(tmp_path)
+    run.checkpoints.mkdir()
+    made = config(clients=3, rounds=1, method="none", record=[])
+    server = how.server(ServerView(task, 3, 1, 0, made.training))
+    transcript = Transcript(tmp_path / "transcript")
+    transcript.start({}, 0)
+    return engine.Rounds(made, server, task, run, transcript)
+
+
+def test_a_round_goes_on_without_those_that_fail(tmp_path, bench):
+    how = config(method="none").made_method()
+    rounds = rounds_of(tmp_path, bench(), how)
+    start = rounds.server.broadcast()
+    good = {name: value + 1 for name, value in start.items()}
+    bad = {name: value * float("nan") for name, value in start.items()}
+    figures = {"loss": 1.0, "accuracy": 50.0}
+    replies = {0: Update(good, figures, 5), 1: Update(bad, figures, 5), 2: "connection lost"}
+    record = rounds.one_round(Answers(replies), 1, recorded=False)
+    assert record["clients"] == [0]
+    assert [words.split(":")[0] for words in rounds.refused] == ["round 1, client 1", "round 1, client 2"]
+    assert "holds nan" in rounds.refused[0]
+    for name, value in rounds.server.broadcast().items():
+        assert torch.allclose(value, good[name])
+    with pytest.raises(engine.FederationError, match="no update could be accepted"):
+        rounds.one_round(Answers({2: "connection lost"}), 1, recorded=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"clients": 2000, "data__per_client": None}, "2000 clients"),  # more clients than images
+        ({"data__per_client": 2000}, "the set has 1442"),
+        ({"data__partition": "dirichlet"}, "needs alpha"),
+        ({"data__alpha": 0.5}, "belongs to partition = dirichlet"),
+        (
+            {"data__partition": "dirichlet", "data__alpha": 0.001, "data__per_client": None, "clients": 40},
+            "got 0 images",
+        ),
+        ({"data__test": 5000}, "test = 5000"),
+        ({"data__layout": "mnist"}, "read from a folder"),
+        ({"method": "none", "options__none__share": ["encoder"]}, "no tensor 'encoder'"),
+        ({"options__ppidsg__blok": 4}, "options.ppidsg: unknown key 'blok'; allowed: block"),
+        ({"options__ppidsg__head": "new"}, "options.ppidsg.head"),
+        ({"options__ppidgs__head": "key"}, "options.ppidgs: no method"),
+        ({"method": "ppidsg", "options__ppidsg__block": 16}, "no whole number of blocks"),
+        ({"record": [3]}, "record = 3"),
+    ],
+)
+def test_bad_settings_are_refused_before_any_work(tmp_path, changes, words):
+    with pytest.raises(ConfigError, match=words):
+        play(tmp_path / "run", config(**changes))
+    assert not (tmp_path / "run/clients").exists()
+    assert not (tmp_path / "run/metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"method": "nune"}, "known: none, local"),
+        ({"data__layout": "minst"}, "known: mnist"),
+        ({"rounds": 0}, "rounds = 0"),
+        ({"clients_": 3}, "unknown key 'clients_'"),
+        ({"data__partition": "even"}, "known: iid, dirichlet"),
+    ],
+)
+def test_bad_values_are_named(changes, words):
+    with pytest.raises(ConfigError, match=words):
+        config(**changes)
+
+
+def test_a_transcript_that_does_not_fit_the_disk_is_refused(tmp_path, monkeypatch):
+    from veilmark.federation import transcript
+
+    monkeypatch.setattr(transcript.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    with pytest.raises(VeilmarkError, match="record fewer rounds"):
+        play(tmp_path / "run")
