@@ -204,7 +204,7 @@ def test_one_batch_is_overfitted():
         extractor="joint",
         head="kept",
         history=0,
-        local_steps=12,
+        local_steps=20,
         decay_after=99,
         rounds=100,
     )

@@ -78,8 +78,8 @@ class ClientConfig(BaseModel):
 
 
 def to_unit(pictures: Tensor) -> Tensor:
-    """Bytes ``(n, c, h, w)`` to floats in [-1, 1]."""
-    return pictures.float() / 127.5 - 1
+    """Bytes ``(n, c, h, w)`` to floats in [-1, 1], channels last in memory."""
+    return (pictures.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
 
 
 def to_bytes(pictures: Tensor) -> Tensor:
@@ -157,6 +157,9 @@ class PPIDSGClient:
             self.discriminator = Discriminator(channels)
             self.extractor: Extractor | Pixels = Pixels() if config.extractor == "none" else Extractor(channels)
             self.classifier = Classifier(inputs, classes, head_widths)
+        # Convolutions of few channels are up to twice as fast with channels last in memory; values are the same.
+        for network in (self.generator, self.discriminator, self.extractor):
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.history = History(config.history, config.published)
         self._restart(first=True)
         self.optimizers: dict[str, torch.optim.Optimizer] = {
@@ -236,9 +239,8 @@ class PPIDSGClient:
                 if config.proximal:
                     total = total + config.proximal * proximal_loss(self.generator, shared)
                 self._descend(total, "generator")
-        with torch.no_grad():
-            generated = self.generator(x)
-        pictures, said = self.history.exchange(generated, labels, rng)
+        # G's last step has moved it a little since; what it made then is what D and F see, as GANs are usually trained.
+        pictures, said = self.history.exchange(generated.detach(), labels, rng)
         found = self._learn_classes(pictures, said)
         verdicts = self.discriminator(torch.cat([y, pictures]))
         judged = discriminator_loss(*verdicts.chunk(2))

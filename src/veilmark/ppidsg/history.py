@@ -41,12 +41,12 @@ class History:
         if self.pictures is None:
             self.pictures = pictures[:0].clone()
             self.labels = labels[:0].clone()
+        room = min(len(pictures), self.capacity - len(self.pictures))
+        self.pictures = torch.cat([self.pictures, pictures[:room]])
+        self.labels = torch.cat([self.labels, labels[:room]])
         out, said = pictures.clone(), labels.clone()
-        for i in range(len(pictures)):
-            if len(self.pictures) < self.capacity:
-                self.pictures = torch.cat([self.pictures, pictures[i : i + 1]])
-                self.labels = torch.cat([self.labels, labels[i : i + 1]])
-            elif rng.random() < 0.5:
+        for i in range(room, len(pictures)):
+            if rng.random() < 0.5:
                 j = int(rng.integers(len(self.pictures)))
                 out[i], self.pictures[j] = self.pictures[j].clone(), pictures[i]
                 if not self.published:
