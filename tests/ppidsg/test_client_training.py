@@ -204,12 +204,12 @@ def test_one_batch_is_overfitted():
         extractor="joint",
         head="kept",
         history=0,
-        local_steps=20,
+        local_steps=12,
         decay_after=99,
         rounds=100,
     )
     shared = start()
-    for round_number in range(4):
+    for round_number in range(7):
         found = one.train_round(shared, round_number)
         shared = {k: v.clone() for k, v in one.generator.state_dict().items()}
     assert (one.predict(one.pictures) == one.labels).all()

@@ -86,7 +86,7 @@ def test_nothing_to_draw_is_an_error_and_leaves_no_file(draw, tmp_path):
 def drawn_lines(monkeypatch, draw):
     """The label and data of every line of a chart, and the figure, without writing it."""
     figures = []
-    monkeypatch.setattr(plots, "_save", lambda figure, path: figures.append(figure) or path)
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path: figures.append(figure) or path)
     draw()
     axes = figures[0].axes
     return {line.get_label(): line for ax in axes for line in ax.lines}, axes

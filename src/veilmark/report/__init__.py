@@ -105,3 +105,56 @@ class Evaluation(BaseModel):
     mean_shape: list[LandmarkScore] = []
     hallucination: list[HallucinationScore] = []
     published: list[PublishedScore] = []
+
+
+class Accuracy(BaseModel):
+    """Accuracy of a federation's clients on the same test pictures, in percent.
+
+    ``own_distribution`` weighs classes as each client has them, and is the mean of that over clients.
+    """
+
+    mean: float
+    min: float
+    max: float
+    per_client: list[float]
+    own_distribution: float
+
+
+class FederationRound(BaseModel):
+    """One line of a federation's ``metrics.jsonl``: a round, counted from 1; bytes are of all clients."""
+
+    model_config = ConfigDict(extra="ignore")
+    step: int
+    accuracy: Accuracy
+    losses: dict[str, float]
+    bytes_up: int
+    bytes_down: int
+    seconds: float
+
+
+class FederationSummary(BaseModel):
+    """``summary.json`` of a federation."""
+
+    model_config = ConfigDict(extra="ignore")
+    title: str
+    created: str
+    method: str
+    task: str
+    dataset: str
+    partition: str
+    alpha: float | None
+    clients: int
+    rounds: int
+    seed: int
+    engine: str
+    options: dict[str, JsonValue]
+    accuracy: Accuracy
+    bytes_up_per_client_round: int
+    bytes_down_per_client_round: int
+    seconds: float
+    peak_rss_mb: float
+    test_images: int
+    classes: list[str]
+    counts: list[list[int]]
+    samples: list[str]
+    refused: list[str]

@@ -88,6 +88,10 @@ def _count(number: int) -> str:
     return f"{number:,}"
 
 
+def _megabytes(count: int) -> str | None:
+    return _fixed(count / 1e6, 1)
+
+
 def _pixels(size: int | str) -> str:
     return f"{size} px" if str(size).isdigit() else str(size)
 
@@ -106,7 +110,12 @@ def _entry(scores: dict[str, float], key: str) -> float | None:
     return scores.get(key)
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """A text file of a run.
+
+    Raises:
+        DataError: If it cannot be read.
+    """
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -123,8 +132,13 @@ def _parse(text: str, where: str) -> dict[str, Any]:
     return value
 
 
-def _read(path: Path, model: type[Record]) -> Record:
-    value = _parse(_read_text(path), str(path))
+def read_record(path: Path, model: type[Record]) -> Record:
+    """One JSON file of a run, checked.
+
+    Raises:
+        DataError: If it is missing, damaged or lacks a value; the message names the file and the key.
+    """
+    value = _parse(read_text(path), str(path))
     try:
         return model.model_validate(value)
     except ValidationError as error:
@@ -136,8 +150,13 @@ def _read(path: Path, model: type[Record]) -> Record:
         ) from error
 
 
-def _read_metrics(path: Path) -> list[dict[str, Any]]:
-    lines = _read_text(path).split("\n")
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of ``metrics.jsonl``; one that a kill cut short is left out.
+
+    Raises:
+        DataError: If the file is missing or damaged, or holds no record.
+    """
+    lines = read_text(path).split("\n")
     # A run that was stopped while writing leaves a last line without its end: nothing was logged there.
     records = [_parse(line, f"{path}, line {i}") for i, line in enumerate(lines[:-1], 1) if line.strip()]
     for i, record in enumerate(records, 1):
@@ -181,12 +200,13 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (_best, _count, _duration, _entry, _fixed, _pixels, _plain, _when)
+    filters = (_best, _count, _duration, _entry, _fixed, _megabytes, _pixels, _plain, _when)
     environment.filters.update({function.__name__[1:]: function for function in filters})
     return environment
 
 
-def _write(run: Path, template: str, **context: Any) -> Path:
+def write_page(run: Path, template: str, **context: Any) -> Path:
+    """Fills a template with ``context`` and writes it as the report of a folder."""
     page = _environment().get_template(template).render(embed=partial(_embed, run), **context)
     return plots.write_atomically(run / REPORT, lambda out: out.write(page.encode("utf-8")))
 
@@ -203,7 +223,7 @@ def write_demo_report(run: Path) -> Path:
     Raises:
         DataError: If a file is missing, unreadable or lacks a value; the message names it.
     """
-    return _write(run, "demo.html.j2", demo=_read(run / "summary.json", DemoSummary))
+    return write_page(run, "demo.html.j2", demo=read_record(run / "summary.json", DemoSummary))
 
 
 def write_training_report(run: Path) -> Path:
@@ -221,7 +241,7 @@ def write_training_report(run: Path) -> Path:
     Raises:
         DataError: If a file is missing, unreadable or holds no record; the message names it.
     """
-    records = _read_metrics(run / "metrics.jsonl")
+    records = read_metrics(run / "metrics.jsonl")
     steps = [record for record in records if "validation" not in record]
     validations: dict[str, list[tuple[int, dict[str, float]]]] = {}
     for record in records:
@@ -236,7 +256,7 @@ def write_training_report(run: Path) -> Path:
     for panel in plots.PANELS:
         with contextlib.suppress(plots.NothingLogged):
             curves[panel] = plots.plot_curves(records, run / f"curves_{panel}.png", [panel]).name
-    return _write(
+    return write_page(
         run,
         "training.html.j2",
         name=run.resolve().name,
@@ -249,8 +269,8 @@ def write_training_report(run: Path) -> Path:
         speed=median(images_per_second) if images_per_second else None,
         validations=ordered,
         curves=curves,
-        summary=_parse(_read_text(summary_path), str(summary_path)) if summary_path.exists() else {},
-        config=_read_text(config_path) if config_path.exists() else None,
+        summary=_parse(read_text(summary_path), str(summary_path)) if summary_path.exists() else {},
+        config=read_text(config_path) if config_path.exists() else None,
     )
 
 
@@ -268,6 +288,6 @@ def write_evaluation_report(run: Path) -> Path:
         DataError: If a file is missing, unreadable or lacks a value; the message names it.
     """
     found = {name for name in ("nme_by_size.png", "ced.png", "faces.png") if (run / name).exists()}
-    evaluation = _read(run / "metrics.json", Evaluation)
+    evaluation = read_record(run / "metrics.json", Evaluation)
     evaluation.landmarks.extend(evaluation.mean_shape)
-    return _write(run, "evaluation.html.j2", name=run.resolve().name, evaluation=evaluation, found=found)
+    return write_page(run, "evaluation.html.j2", name=run.resolve().name, evaluation=evaluation, found=found)

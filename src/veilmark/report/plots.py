@@ -42,9 +42,9 @@ PANELS = tuple(_TITLES)
 
 # 5.2 inches at 200 dpi are 1040 px: shrunk to a 360 px column, the 12-point text is still 11 px high.
 _WIDTH, _HEIGHT, _DPI = 5.2, 3.7, 200
-_TEXT = 12
-_INK, _GRID = "#24272d", "#e3e3e3"
-_LEGEND: dict[str, Any] = {"frameon": False, "fontsize": _TEXT - 1, "labelcolor": _INK, "handlelength": 2.2}
+TEXT = 12
+INK, _GRID = "#24272d", "#e3e3e3"
+LEGEND: dict[str, Any] = {"frameon": False, "fontsize": TEXT - 1, "labelcolor": INK, "handlelength": 2.2}
 
 
 class NothingLogged(ValueError):
@@ -71,11 +71,12 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> Path:
     return path
 
 
-def _axes(figure: Figure, row: int, rows: int, title: str, below: str) -> Axes:
+def new_axes(figure: Figure, row: int, rows: int, title: str, below: str) -> Axes:
+    """One chart of a figure, in the style of all: what it shows above it, what it is drawn against below."""
     axes = figure.add_subplot(rows, 1, row + 1)
-    axes.set_title(title, loc="left", fontsize=_TEXT + 1, fontweight="bold", color=_INK, pad=10)
-    axes.set_xlabel(below, fontsize=_TEXT, color=_INK)
-    axes.tick_params(labelsize=_TEXT, colors=_INK, length=0)
+    axes.set_title(title, loc="left", fontsize=TEXT + 1, fontweight="bold", color=INK, pad=10)
+    axes.set_xlabel(below, fontsize=TEXT, color=INK)
+    axes.tick_params(labelsize=TEXT, colors=INK, length=0)
     axes.grid(axis="y", color=_GRID, linewidth=1)
     axes.set_axisbelow(True)
     for side in ("top", "right", "left"):
@@ -84,11 +85,13 @@ def _axes(figure: Figure, row: int, rows: int, title: str, below: str) -> Axes:
     return axes
 
 
-def _figure(rows: int = 1) -> Figure:
+def new_figure(rows: int = 1) -> Figure:
+    """A figure of ``rows`` charts, wide enough for a phone."""
     return Figure(figsize=(_WIDTH, _HEIGHT * rows), dpi=_DPI, layout="constrained", facecolor="white")
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Writes a figure as PNG, whole or not at all."""
     # The default metadata holds the address of Matplotlib's site; a report holds no address at all.
     metadata: dict[str, Any] = {"Software": None}
     return write_atomically(path, lambda out: figure.savefig(out, format="png", metadata=metadata))
@@ -115,8 +118,8 @@ def plot_nme_by_size(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
         lines.setdefault((row["method"], row["box"]), []).append((row["size"], row["nme"]))
     methods = list(dict.fromkeys(method for method, _ in lines if method != FLOOR))
     colours = {method: COLOURS[i % len(COLOURS)] for i, method in enumerate(methods)}
-    figure = _figure()
-    axes = _axes(figure, 0, 1, "NME, % of the inter-ocular distance", "side of the face crop, px")
+    figure = new_figure()
+    axes = new_axes(figure, 0, 1, "NME, % of the inter-ocular distance", "side of the face crop, px")
     for (method, box), points in lines.items():
         sizes, values = zip(*sorted(points), strict=True)
         axes.plot(
@@ -135,8 +138,8 @@ def plot_nme_by_size(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_ylim(bottom=0)
-    figure.legend(loc="outside lower center", ncols=2, columnspacing=1.2, **_LEGEND)
-    return _save(figure, path)
+    figure.legend(loc="outside lower center", ncols=2, columnspacing=1.2, **LEGEND)
+    return save_figure(figure, path)
 
 
 def plot_ced(curves: Mapping[str, NDArray[np.floating]], path: Path, limit: float = 10) -> Path:
@@ -158,8 +161,8 @@ def plot_ced(curves: Mapping[str, NDArray[np.floating]], path: Path, limit: floa
     """
     if not curves or any(np.size(errors) == 0 for errors in curves.values()):
         raise ValueError("plot_ced needs at least one curve, and at least one face in each")
-    figure = _figure()
-    axes = _axes(figure, 0, 1, "Faces at or below that error, %", "NME, % of the inter-ocular distance")
+    figure = new_figure()
+    axes = new_axes(figure, 0, 1, "Faces at or below that error, %", "NME, % of the inter-ocular distance")
     for i, (label, errors) in enumerate(curves.items()):
         values = np.asarray(errors, dtype=np.float64).ravel()
         reached = np.sort(values[np.isfinite(values) & (values <= limit)])
@@ -178,8 +181,8 @@ def plot_ced(curves: Mapping[str, NDArray[np.floating]], path: Path, limit: floa
         )
     axes.set_xlim(0, limit)
     axes.set_ylim(0, 100)
-    axes.legend(loc="best", **_LEGEND)
-    return _save(figure, path)
+    axes.legend(loc="best", **LEGEND)
+    return save_figure(figure, path)
 
 
 def _series(points: Sequence[Mapping[str, Any]], panel: str) -> dict[str, list[tuple[float, float]]]:
@@ -227,9 +230,9 @@ def plot_curves(points: Sequence[Mapping[str, Any]], path: Path, panels: Sequenc
     drawn = [(panel, lines) for panel in panels if (lines := _series(points, panel))]
     if not drawn:
         raise NothingLogged(f"no value was logged for {', '.join(panels)}")
-    figure = _figure(len(drawn))
+    figure = new_figure(len(drawn))
     for row, (panel, lines) in enumerate(drawn):
-        axes = _axes(figure, row, len(drawn), _TITLES[panel], "step")
+        axes = new_axes(figure, row, len(drawn), _TITLES[panel], "step")
         for i, (label, values) in enumerate(lines.items()):
             axes.plot(
                 *zip(*values, strict=True),
@@ -245,8 +248,8 @@ def plot_curves(points: Sequence[Mapping[str, Any]], path: Path, panels: Sequenc
         if panel in ("speed", "drift"):
             axes.set_ylim(bottom=0)
         if len(lines) > 1:
-            axes.legend(loc="best", ncols=2, **_LEGEND)
-    return _save(figure, path)
+            axes.legend(loc="best", ncols=2, **LEGEND)
+    return save_figure(figure, path)
 
 
 def contact_sheet(tiles: Sequence[tuple[NDArray[np.uint8], str]], columns: int, path: Path) -> Path:
@@ -293,6 +296,6 @@ def contact_sheet(tiles: Sequence[tuple[NDArray[np.uint8], str]], columns: int, 
         picture = Image.fromarray(image).convert("RGB").resize(shape, Image.Resampling.NEAREST)
         sheet.paste(picture, (x + (width - shape[0]) // 2, y + (tall - shape[1]) // 2))
         pen.multiline_text(
-            (x + width / 2, y + tall + gap // 2), caption, fill=_INK, font=font, anchor="ma", align="center"
+            (x + width / 2, y + tall + gap // 2), caption, fill=INK, font=font, anchor="ma", align="center"
         )
     return write_atomically(path, lambda out: sheet.save(out, format="PNG"))

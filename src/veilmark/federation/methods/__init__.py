@@ -7,6 +7,7 @@ from typing import Any
 from veilmark.federation.methods.ats import TransformedTraining
 from veilmark.federation.methods.etc import EncryptThenCompress
 from veilmark.federation.methods.fedcg import FedCG
+from veilmark.federation.methods.gc import GradientCompression
 from veilmark.federation.methods.local import Local
 from veilmark.federation.methods.method import Method
 from veilmark.federation.methods.none import NoDefence
@@ -18,6 +19,7 @@ METHODS: dict[str, type[Method[Any]]] = {
     "ppidsg": PPIDSG,
     "ats": TransformedTraining,
     "etc": EncryptThenCompress,
+    "gc": GradientCompression,
     "fedcg": FedCG,
 }
 """Every method."""

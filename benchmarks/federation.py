@@ -1,0 +1,243 @@
+"""Does sharing a generator work? A grid of cells, one federation each, on MNIST, CIFAR-10 and digits.
+
+    python benchmarks/federation.py --data DIR --budget 120    # plays missing cells for two hours, most telling first
+    python benchmarks/federation.py --print                    # tables from the committed cells, and the coverage
+
+``--data`` holds the folders ``mnist`` and ``cifar10``. Protocol S: 10 clients x 600 images of MNIST or x 500 of
+CIFAR-10, 1,000 test images, 10 rounds of one local epoch, batch 64. Every cell has the same partition, first weights
+and order of images for its seed, but for what its name says. A finished cell is one JSON in
+``benchmarks/results/federation/``: config, accuracy of every client after every round, seconds, date, machine; for
+methods that release a generator also what is left of "image distribution sharing": how far G(x) is from scramble(x),
+and what a linear probe on G(x) can tell. A cell that is cut off goes on from its last finished round
+(``runs/federation/<cell>``). Cells run on one core each: start the command once per core, and they share the grid.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.table import Table
+
+from veilmark.federation.config import FederationConfig
+from veilmark.federation.generator_measures import measure_generator
+from veilmark.federation.runs import run_federation
+from veilmark.run.config import override, resolve
+from veilmark.run.folder import RunError, RunFolder, write_json
+from veilmark.run.progress import console, say
+
+RESULTS = Path(__file__).parent / "results" / "federation"
+RUNS = Path("runs/federation")
+ROUNDS = 10
+
+DATA: dict[str, dict[str, Any]] = {
+    "mnist": {"layout": "mnist", "per_client": 600, "test": 1000},
+    "cifar10": {"layout": "cifar10", "per_client": 500, "test": 1000},
+}
+
+RATE = {"options.ppidsg.generator_lr": 1e-3}
+"""The repair that a probe found: five times the published learning rate of G and D."""
+
+CORE: dict[str, dict[str, Any]] = {
+    "none": {"method": "none"},
+    "local": {"method": "local"},
+    "ppidsg": {"method": "ppidsg"},
+    "ppidsg, 1e-3": {"method": "ppidsg", **RATE},
+}
+"""What every table begins with."""
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "1e-3, nothing shared": {**RATE, "options.ppidsg.share": []},
+    "1e-3, fixed extractor": {**RATE, "options.ppidsg.extractor": "fixed"},
+    "1e-3, key extractor": {**RATE, "options.ppidsg.extractor": "key"},
+    "1e-3, joint extractor": {**RATE, "options.ppidsg.extractor": "joint"},
+    "1e-3, no extractor": {**RATE, "options.ppidsg.extractor": "none"},
+    "1e-3, kept head": {**RATE, "options.ppidsg.head": "kept"},
+    "1e-3, kept head, joint extractor": {
+        **RATE,
+        "options.ppidsg.head": "kept",
+        "options.ppidsg.extractor": "joint",
+    },
+    "1e-3, class loss 0": {**RATE, "options.ppidsg.classes": 0.0},
+    "1e-3, semantic loss 10": {**RATE, "options.ppidsg.semantic": 10.0},
+    "1e-3, semantic loss 0": {**RATE, "options.ppidsg.semantic": 0.0},
+    "1e-3, no history": {**RATE, "options.ppidsg.history": 0},
+    "1e-3, published": {**RATE, "options.ppidsg.published": True},
+    "1e-3, client's key": {**RATE, "options.ppidsg.scope": "client"},
+    "1e-3, fresh Adam": {**RATE, "options.ppidsg.keep_adam": False},
+    "1e-3, warm-up 3": {**RATE, "options.ppidsg.warmup": 3},
+    "1e-3, proximal 0.01": {**RATE, "options.ppidsg.proximal": 0.01},
+}
+"""Of ``ppidsg``, one thing changed at a time."""
+
+DEFENCES: dict[str, dict[str, Any]] = {
+    "ats": {"method": "ats"},
+    "etc": {"method": "etc"},
+    "gc, 10 %": {"method": "gc"},
+    "gc, 20 %": {"method": "gc", "options.gc.keep": 0.2},
+    "gc, 40 %": {"method": "gc", "options.gc.keep": 0.4},
+    "fedcg": {"method": "fedcg"},
+    "fedcg, averaging only": {"method": "fedcg", "options.fedcg.distillation_steps": 0},
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One federation.
+
+    Attributes:
+        data: A key of ``DATA``.
+        partition: ``iid`` or ``dirichlet``.
+        name: What is special about it.
+        changes: Settings by path.
+        seed: The run's seed.
+    """
+
+    data: str
+    partition: str
+    name: str
+    changes: tuple[tuple[str, Any], ...]
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """The name of its file."""
+        return f"{self.data}-{self.partition}-{self.name}-s{self.seed}".replace(" ", "_")
+
+    def config(self) -> FederationConfig:
+        """The federation."""
+        data = dict(DATA[self.data])
+        if self.partition == "dirichlet":
+            data |= {"partition": "dirichlet", "alpha": 0.5}
+        values = {"data": data, "clients": 10, "rounds": ROUNDS, "seed": self.seed, "record": []}
+        settings = [f"{path}={json.dumps(value)}" for path, value in self.changes]
+        return resolve(FederationConfig, override(values, settings), self.key)
+
+
+def grid(seeds: int) -> list[Cell]:
+    """Every cell, most telling first.
+
+    Args:
+        seeds: How many seeds.
+    """
+    ppidsg = {name: {"method": "ppidsg", **changes} for name, changes in OPTIONS.items()}
+    cells = []
+    for seed in range(seeds):
+        for partition in ("iid", "dirichlet"):
+            rows = [("mnist", CORE), ("cifar10", CORE)]
+            if partition == "iid":
+                rows += [("mnist", ppidsg)]
+            rows += [("mnist", DEFENCES), ("cifar10", DEFENCES)]
+            for data, table in rows:
+                for name, changes in table.items():
+                    cells.append(Cell(data, partition, name, tuple(changes.items()), seed))
+    return cells
+
+
+def play_cell(cell: Cell, data: Path) -> dict[str, Any]:
+    """Plays one cell to its end.
+
+    Args:
+        cell: The cell.
+        data: Folder that holds ``mnist`` and ``cifar10``.
+
+    Returns:
+        What its JSON holds.
+    """
+    config = cell.config()
+    run = RunFolder(RUNS / cell.key)
+    secrets = RUNS / "secrets"
+    with run.hold():
+        resume = (run.path / "config.yaml").exists()
+        run_federation(config, data / cell.data, run, secrets=secrets, resume=resume)
+        summary = json.loads((run.path / "summary.json").read_text(encoding="utf-8"))
+        found: dict[str, Any] = {
+            "cell": cell.key,
+            "data": cell.data,
+            "partition": cell.partition,
+            "name": cell.name,
+            "seed": cell.seed,
+            "config": config.model_dump(mode="json"),
+            "accuracy": summary["accuracy"],
+            "rounds": [record["accuracy"] for record in run.read_log()],
+            "bytes_up_per_client_round": summary["bytes_up_per_client_round"],
+            "seconds": summary["seconds"],
+            "peak_rss_mb": summary["peak_rss_mb"],
+            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores, one thread",
+        }
+        if config.method == "ppidsg":
+            found["generator"] = measure_generator(config, data / cell.data, run.path, secrets)
+    return found
+
+
+def tables(cells: list[Cell]) -> list[Table]:
+    """Accuracy by data and partition, from the finished cells.
+
+    Args:
+        cells: The grid.
+    """
+    found: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+    for cell in cells:
+        path = RESULTS / f"{cell.key}.json"
+        if path.exists():
+            found[cell.data, cell.partition][cell.name].append(json.loads(path.read_text(encoding="utf-8")))
+    made = []
+    for (data, partition), rows in found.items():
+        heads = ("method", "seeds", "accuracy %", "min", "max", "own mix", "MB up", "probe on G %", "L1 to scramble")
+        table = Table(*heads, title=f"{data}, {partition}: {ROUNDS} rounds, 1,000 test images; clients' mean, min, max")
+        for name, results in rows.items():
+            figures = [np.mean([r["accuracy"][k] for r in results]) for k in ("mean", "min", "max", "own_distribution")]
+            megabytes = results[0]["bytes_up_per_client_round"] / 1e6
+            of_g = [
+                np.mean([r["generator"][k] for r in results]) for k in ("probe", "l1") if results[0].get("generator")
+            ]
+            shown = [f"{of_g[0]:.1f}", f"{of_g[1]:.3f}"] if of_g else ["", ""]
+            table.add_row(name, str(len(results)), *(f"{f:.1f}" for f in figures), f"{megabytes:.1f}", *shown)
+        made.append(table)
+    return made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder that holds mnist and cifar10")
+    parser.add_argument("--budget", type=float, default=60, help="minutes in which new cells are started (default: 60)")
+    parser.add_argument("--only", default="", help="only cells whose name holds this")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds of the grid (default: 3)")
+    parser.add_argument("--print", action="store_true", help="print the tables of the finished cells, play nothing")
+    args = parser.parse_args()
+    cells = [cell for cell in grid(args.seeds) if args.only in cell.key]
+    if not args.print and args.data is not None:
+        torch.set_num_threads(1)
+        until = time.monotonic() + 60 * args.budget
+        for cell in cells:
+            path = RESULTS / f"{cell.key}.json"
+            if path.exists() or time.monotonic() > until:
+                continue
+            say(f"[bold]{cell.key}[/bold]")
+            try:
+                found = play_cell(cell, args.data)
+            except RunError as problem:
+                # Another process plays this cell.
+                say(str(problem))
+                continue
+            RESULTS.mkdir(parents=True, exist_ok=True)
+            write_json(path, found)
+    for table in tables(cells):
+        console.print(table)
+    done = sum((RESULTS / f"{cell.key}.json").exists() for cell in cells)
+    say(f"{done} of {len(cells)} cells are finished")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""Reports of federations: one run, and several side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from rich.table import Table
+
+from veilmark.report import FederationRound, FederationSummary
+from veilmark.report.federation_plots import plot_accuracy, plot_cost, plot_losses, plot_partition
+from veilmark.report.html import read_metrics, read_record, read_text, write_page
+from veilmark.run.errors import DataError
+from veilmark.run.folder import write_json
+
+_SAME = ("task", "dataset", "partition", "alpha", "clients", "rounds", "seed", "test_images")
+"""What runs must share for their figures to be compared."""
+
+
+@dataclass(frozen=True)
+class ComparedRun:
+    """A run's row in a comparison; accuracy in percent, megabytes of one client and round.
+
+    Attributes:
+        name: The run folder's name.
+        method: What was shared.
+        options: Options of the method in which it differs from the other runs of that method, in words.
+        dataset: The pictures.
+        partition: How they were dealt.
+        clients: How many owners.
+        rounds: How many rounds.
+        seed: The run's seed.
+        mean: Mean accuracy of the clients.
+        min: That of the worst.
+        max: That of the best.
+        own_distribution: Mean accuracy on the clients' own mixes of classes.
+        megabytes_up: What a client sends in a round.
+        seconds: Of the whole run.
+        peak_rss_mb: Largest resident memory.
+    """
+
+    name: str
+    method: str
+    options: str
+    dataset: str
+    partition: str
+    clients: int
+    rounds: int
+    seed: int
+    mean: float
+    min: float
+    max: float
+    own_distribution: float
+    megabytes_up: float
+    seconds: float
+    peak_rss_mb: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs side by side, and in which words they cannot be compared."""
+
+    rows: list[ComparedRun]
+    warnings: list[str]
+
+
+def write_federation_report(run: Path) -> Path:
+    """The report of ``veilmark federate``; its charts are left beside it.
+
+    Args:
+        run: Run folder with ``summary.json``, ``metrics.jsonl``, and if there ``config.yaml`` and ``samples.png``.
+
+    Returns:
+        The report that was written.
+
+    Raises:
+        DataError: If a file is missing, unreadable or lacks a value; the message names it.
+    """
+    summary, rounds = read_record(run / "summary.json", FederationSummary), _rounds(run)
+    charts = {"accuracy": plot_accuracy({summary.method: rounds}, run / "accuracy.png").name}
+    if losses := plot_losses(rounds, run / "losses.png"):
+        charts["losses"] = losses.name
+    charts["partition"] = plot_partition(summary.counts, summary.classes, run / "partition.png").name
+    return write_page(
+        run,
+        "federation.html.j2",
+        name=run.resolve().name,
+        summary=summary,
+        rounds=rounds,
+        charts=charts,
+        samples=(run / "samples.png").exists(),
+        config=read_text(run / "config.yaml") if (run / "config.yaml").exists() else None,
+    )
+
+
+def compare_runs(runs: Sequence[Path]) -> Comparison:
+    """Figures of runs side by side.
+
+    Args:
+        runs: Run folders.
+
+    Raises:
+        DataError: If a folder holds no finished federation; the message names the file.
+    """
+    summaries = {str(run): read_record(Path(run) / "summary.json", FederationSummary) for run in runs}
+    warnings = []
+    for key in _SAME:
+        values = {_name(run): getattr(summary, key) for run, summary in summaries.items()}
+        if len(set(map(str, values.values()))) > 1:
+            said = ", ".join(f"{name}: {value}" for name, value in values.items())
+            warnings.append(f"not the same {key.replace('_', ' ')} ({said}): figures cannot be compared")
+    rows = [
+        ComparedRun(
+            _name(run),
+            summary.method,
+            _differing(summary, [other for other in summaries.values() if other.method == summary.method]),
+            summary.dataset,
+            summary.partition if summary.alpha is None else f"{summary.partition}({summary.alpha:g})",
+            summary.clients,
+            summary.rounds,
+            summary.seed,
+            summary.accuracy.mean,
+            summary.accuracy.min,
+            summary.accuracy.max,
+            summary.accuracy.own_distribution,
+            summary.bytes_up_per_client_round / 1e6,
+            summary.seconds,
+            summary.peak_rss_mb,
+        )
+        for run, summary in summaries.items()
+    ]
+    return Comparison(rows, warnings)
+
+
+def write_comparison(runs: Sequence[Path], out: Path) -> Path:
+    """The page of ``veilmark compare``, with ``comparison.json`` and its charts beside it.
+
+    Args:
+        runs: Run folders.
+        out: Folder of the page.
+
+    Returns:
+        The page.
+
+    Raises:
+        DataError: As :func:`compare_runs`.
+    """
+    comparison = compare_runs(runs)
+    out.mkdir(parents=True, exist_ok=True)
+    labels = _labels(comparison.rows)
+    plot_accuracy(dict(zip(labels, map(_rounds, map(Path, runs)), strict=True)), out / "accuracy.png")
+    points = {label: (row.megabytes_up, row.mean) for label, row in zip(labels, comparison.rows, strict=True)}
+    plot_cost(points, out / "cost.png")
+    write_json(out / "comparison.json", asdict(comparison))
+    return write_page(out, "comparison.html.j2", labels=labels, comparison=comparison)
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """A comparison for the terminal."""
+    heads = ("run", "method", "options", "accuracy %", "min", "max", "own mix", "MB up", "seconds", "peak MB")
+    table = Table(*heads, title="accuracy of the clients on the same test images; MB of one client and round")
+    for row in comparison.rows:
+        figures = (row.mean, row.min, row.max, row.own_distribution, row.megabytes_up, row.seconds, row.peak_rss_mb)
+        table.add_row(row.name, row.method, row.options, *(f"{figure:.1f}" for figure in figures))
+    return table
+
+
+def _rounds(run: Path) -> list[FederationRound]:
+    path = run / "metrics.jsonl"
+    try:
+        return [FederationRound.model_validate(record) for record in read_metrics(path)]
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(map(str, problem["loc"]))
+        raise DataError(f"{path}: {key}: {problem['msg']}; is {run} the folder of a federation?") from None
+
+
+def _name(run: str) -> str:
+    return Path(run).resolve().name
+
+
+def _labels(rows: Sequence[ComparedRun]) -> list[str]:
+    """What tells the runs apart: the method, or the folder's name where that is not enough."""
+    methods = [row.method for row in rows]
+    labels = methods if len(set(methods)) == len(methods) else [row.name for row in rows]
+    return labels if len(set(labels)) == len(labels) else [f"{i}: {row.name}" for i, row in enumerate(rows, 1)]
+
+
+def _differing(summary: FederationSummary, same_method: Sequence[FederationSummary]) -> str:
+    def shown(value: Any) -> str:
+        return value if isinstance(value, str) else json.dumps(value)
+
+    return ", ".join(
+        f"{key}={shown(value)}"
+        for key, value in summary.options.items()
+        if len({json.dumps(other.options.get(key)) for other in same_method}) > 1
+    )
