@@ -282,3 +282,66 @@ def test_the_module_runs_as_a_program():
         [sys.executable, "-m", "veilmark.cli", "--version"], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == __import__("veilmark").__version__
+
+
+SMALL = [
+    part
+    for change in ("data.per_client=6", "data.test=20", "data.head_widths=[16,8]", "training.batch=3")
+    for part in ("--set", change)
+]
+
+
+def test_federate_and_compare(verb, tmp_path):
+    runs = []
+    for method in ("none", "ppidsg"):
+        out = tmp_path / method
+        code, text = verb(
+            "federate",
+            "ppidsg-digits",
+            "--clients",
+            2,
+            "--rounds",
+            1,
+            "--out",
+            out,
+            *SMALL,
+            "--set",
+            f"method={method}",
+        )
+        assert code == 0, text
+        assert "round 1: accuracy" in text
+        assert (out / "report.html").exists()
+        assert (out / "transcript/chain.jsonl").exists()
+        runs.append(out)
+    code, text = verb("compare", *runs, "--out", tmp_path / "both")
+    assert code == 0
+    assert "ppidsg" in text
+    assert (tmp_path / "both/report.html").exists()
+
+
+def test_a_first_look_compares_three_methods(verb, tmp_path):
+    code, text = verb("federate", "--clients", 2, "--rounds", 1, "--out", tmp_path / "look", *SMALL)
+    assert code == 0, text
+    page = (tmp_path / "look/report.html").read_text()
+    for method in ("none", "local", "ppidsg"):
+        assert (tmp_path / "look" / method / "report.html").exists()
+        assert method in page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["federate", "dhln-ytf68"], "no federation but a recipe of veilmark train"),
+        (["federate", "ppidsg-mist"], "unknown recipe 'ppidsg-mist'"),
+        (["federate", "ppidsg-mnist"], "read from a folder"),
+        (["federate", "--data", "mnist"], "--data needs a recipe"),
+        (["federate", "ppidsg-digits", "--set", "method=fedavg"], "known: none, local"),
+        (["compare", "no-such-run"], "no-such-run/summary.json"),
+        (["train", "ppidsg-mnist", "--data", "."], "veilmark federate"),
+    ],
+)
+def test_bad_federations_are_refused(verb, tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    code, text = verb(*arguments)
+    assert code == 1
+    assert words in text

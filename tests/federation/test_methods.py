@@ -1,5 +1,7 @@
 """What every method must keep to, and what the plain ones do."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -77,6 +79,18 @@ def test_predictions_are_classes(bench, name):
     answers = client.predict(server.broadcast(), one.task.test.inputs)
     assert answers.shape == (20,)
     assert set(answers.tolist()) <= {0, 1}
+
+
+def test_the_example_of_the_docs_is_a_method_that_learns(bench):
+    page = (Path(__file__).parents[2] / "docs/add-a-method.md").read_text()
+    names = {"__name__": "example"}
+    exec(compile(page.split("```python\n")[1].split("```")[0], "docs/add-a-method.md", "exec"), names)
+    one = bench(images=24, epochs=6, lr=0.01)
+    how = names["Signs"](names["SignOptions"]())
+    server, _, updates = play(one, how, rounds=2)
+    assert server.declared().size() == updates[0].size()
+    answers = one.client(how).predict(server.broadcast(), one.task.test.inputs)
+    assert (answers == one.task.test.targets).float().mean() > 0.8
 
 
 def test_the_mean_is_weighted_by_examples():

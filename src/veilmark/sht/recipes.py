@@ -35,6 +35,8 @@ def resolve_recipe(values: dict[str, Any], source: str) -> tuple[LandmarkTrainin
         ConfigError: If the kind is unknown, or a key or value is not allowed.
     """
     kind = values.get("kind", "dhln")
+    if kind == "federation":
+        raise ConfigError(f"{source} is a federation; start it with: veilmark federate")
     if kind not in KINDS:
         raise ConfigError(f"{source}: kind = {kind!r}; known: {', '.join(KINDS)}")
     model, train = KINDS[kind]
