@@ -83,6 +83,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
 DEFENCES: dict[str, dict[str, Any]] = {
     "ats": {"method": "ats"},
     "etc": {"method": "etc"},
+    "dp, epsilon 50": {"method": "dp"},
+    "dp, epsilon 500": {"method": "dp", "options.dp.epsilon": 500.0},
     "gc, 10 %": {"method": "gc"},
     "gc, 20 %": {"method": "gc", "options.gc.keep": 0.2},
     "gc, 40 %": {"method": "gc", "options.gc.keep": 0.4},

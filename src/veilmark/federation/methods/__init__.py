@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from veilmark.federation.methods.ats import TransformedTraining
+from veilmark.federation.methods.dp import UpdateNoise
 from veilmark.federation.methods.etc import EncryptThenCompress
 from veilmark.federation.methods.fedcg import FedCG
 from veilmark.federation.methods.gc import GradientCompression
@@ -19,6 +20,7 @@ METHODS: dict[str, type[Method[Any]]] = {
     "ppidsg": PPIDSG,
     "ats": TransformedTraining,
     "etc": EncryptThenCompress,
+    "dp": UpdateNoise,
     "gc": GradientCompression,
     "fedcg": FedCG,
 }
