@@ -29,6 +29,7 @@ import torch
 from veilmark.faces.datasets import load_faces
 from veilmark.landmarks.metrics import ImageMetrics, psnr
 from veilmark.landmarks.schemes import get_scheme
+from veilmark.run.devices import choose_device
 from veilmark.run.folder import RunError, RunFolder, write_text
 from veilmark.run.progress import say
 from veilmark.sht.dhln import DHLN
@@ -52,7 +53,15 @@ BASE: dict[str, Any] = {
     "network": {"structure_widths": [32, 48, 64], "detail_widths": [32, 48], "painter_width": 16},
     "samples": {"no_face": 0.04, "augmentation": {"rotation": 7, "colour": 0.6, "cover": 0.1}},
     "losses": {"face_level": 34},
-    "schedule": {"epochs": EPOCHS, "batch": 16, "lr": 0.0025, "ema": 0.998, "threads": 1, "validate_epochs": 1000},
+    "schedule": {
+        "epochs": EPOCHS,
+        "batch": 16,
+        "lr": 0.0025,
+        "ema": 0.998,
+        "threads": 1,
+        "validate_epochs": 1000,
+        "precision": "32-true",
+    },
 }
 
 HEATMAPS = {"network.detail": False}
@@ -243,7 +252,9 @@ def grid(seeds: int = 3) -> list[Cell]:
 
 
 def machine() -> str:
-    """The processor, and how many of its cores were busy: seconds mean little without."""
+    """The GPU, or the processor and how many of its cores were busy: seconds mean little without."""
+    if torch.cuda.is_available():
+        return f"{torch.cuda.get_device_name()}, shared by several cells"
     model = platform.processor() or platform.machine()
     for line in (
         Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
@@ -301,7 +312,7 @@ def run_cell(cell: Cell, data: Path, cache: Path, reference: ReferenceFaces) -> 
     """
     torch.set_num_threads(1)
     if cell.chain is not None:
-        enlarger, detector = (load_dhln(part.weights) for part in cell.chain)
+        enlarger, detector = (load_dhln(part.weights).to(choose_device("auto")) for part in cell.chain)
         result = {
             "table": cell.table,
             "name": cell.name,
@@ -339,7 +350,7 @@ def run_cell(cell: Cell, data: Path, cache: Path, reference: ReferenceFaces) -> 
         "date": datetime.date.today().isoformat(),
         "names": reference.names,
         "people": reference.people,
-        "sizes": score(model, reference),
+        "sizes": score(model.to(choose_device("auto")), reference),
     }
     write_result(cell, result)
 

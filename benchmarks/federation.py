@@ -33,6 +33,7 @@ from veilmark.federation.config import FederationConfig
 from veilmark.federation.generator_measures import measure_generator
 from veilmark.federation.runs import run_federation
 from veilmark.run.config import override, resolve
+from veilmark.run.devices import choose_device
 from veilmark.run.folder import RunError, RunFolder, write_json
 from veilmark.run.progress import console, say
 
@@ -146,12 +147,13 @@ def grid(seeds: int) -> list[Cell]:
     return cells
 
 
-def play_cell(cell: Cell, data: Path) -> dict[str, Any]:
+def play_cell(cell: Cell, data: Path, device: torch.device) -> dict[str, Any]:
     """Plays one cell to its end.
 
     Args:
         cell: The cell.
         data: Folder that holds ``mnist`` and ``cifar10``.
+        device: Where clients compute.
 
     Returns:
         What its JSON holds.
@@ -161,7 +163,7 @@ def play_cell(cell: Cell, data: Path) -> dict[str, Any]:
     secrets = RUNS / "secrets"
     with run.hold():
         resume = (run.path / "config.yaml").exists()
-        run_federation(config, data / cell.data, run, secrets=secrets, resume=resume)
+        run_federation(config, data / cell.data, run, secrets=secrets, resume=resume, device=str(device))
         summary = json.loads((run.path / "summary.json").read_text(encoding="utf-8"))
         found: dict[str, Any] = {
             "cell": cell.key,
@@ -176,11 +178,18 @@ def play_cell(cell: Cell, data: Path) -> dict[str, Any]:
             "seconds": summary["seconds"],
             "peak_rss_mb": summary["peak_rss_mb"],
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores, one thread",
+            "machine": machine(device),
         }
         if config.method == "ppidsg":
             found["generator"] = measure_generator(config, data / cell.data, run.path, secrets)
     return found
+
+
+def machine(device: torch.device) -> str:
+    """What computed: seconds mean little without."""
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, shared by several cells"
+    return f"{platform.machine()}, {os.cpu_count()} cores, one thread"
 
 
 def tables(cells: list[Cell]) -> list[Table]:
@@ -216,6 +225,7 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=60, help="minutes in which new cells are started (default: 60)")
     parser.add_argument("--only", default="", help="only cells whose name holds this")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of the grid (default: 3)")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     parser.add_argument("--print", action="store_true", help="print the tables of the finished cells, play nothing")
     args = parser.parse_args()
     cells = [cell for cell in grid(args.seeds) if args.only in cell.key]
@@ -228,7 +238,7 @@ def main() -> None:
                 continue
             say(f"[bold]{cell.key}[/bold]")
             try:
-                found = play_cell(cell, args.data)
+                found = play_cell(cell, args.data, choose_device(args.device))
             except RunError as problem:
                 # Another process plays this cell.
                 say(str(problem))

@@ -366,6 +366,7 @@ def federate(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; runs/<recipe>-<method> by default.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last finished round.")] = False,
+    device: Device = "cpu",
     debug: Debug = False,
 ) -> None:
     """Train one classifier among owners who keep their pictures; Ctrl-C and `--resume` at any time.
@@ -389,7 +390,7 @@ def federate(
         if data is not None:
             raise ConfigError("--data needs a recipe, e.g. veilmark federate ppidsg-mnist --data mnist")
         folder = out or Path("runs/federate")
-        runs = first_look(folder, settings, engine.value, resume)
+        runs = first_look(folder, settings, engine.value, resume, device)
         for run in runs:
             write_federation_report(run)
         console.print(comparison_table(compare_runs(runs)))
@@ -397,7 +398,9 @@ def federate(
         return
     config = federation_config(recipe, settings)
     run_path = out or Path("runs") / f"{recipe}-{config.method}"
-    skipped = start_federation(config, data, run_path, engine=engine.value, secrets=secrets, resume=resume)
+    skipped = start_federation(
+        config, data, run_path, engine=engine.value, secrets=secrets, resume=resume, device=device
+    )
     report = write_federation_report(run_path)
     console.print(comparison_table(compare_runs([run_path])))
     say(f"report: {escape(str(report))}; transcript: {escape(str(run_path / 'transcript'))}")

@@ -6,9 +6,9 @@ from veilmark import Landmarker
 from veilmark.faces.crop import BoxError, Crop
 from veilmark.faces.finders import Faces
 from veilmark.faces.images import write_png
+from veilmark.run.devices import choose_device
 from veilmark.run.errors import ConfigError
 from veilmark.sht.inference import predict
-from veilmark.sht.landmarker import choose_device
 
 
 class Boxes:

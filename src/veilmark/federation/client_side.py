@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from veilmark.federation.config import FederationConfig
@@ -93,6 +94,7 @@ class ClientSide:
         owners: Their examples.
         secrets: Their secrets.
         folder: Where they keep their memory.
+        device: Where they compute.
     """
 
     def __init__(
@@ -103,8 +105,9 @@ class ClientSide:
         owners: list[Data],
         secrets: SecretFolder,
         folder: Path,
+        device: torch.device | str = "cpu",
     ) -> None:
-        self.config, self.method, self.task = config, method, task
+        self.config, self.method, self.task, self.device = config, method, task, device
         self.owners, self.secrets, self.folder = owners, secrets, Path(folder)
         self._common: tuple[int, Tensor] | None = None
 
@@ -138,7 +141,8 @@ class ClientSide:
     def view(self, number: int, secrets: Secrets) -> ClientView:
         """What a client knows."""
         config = self.config
-        return ClientView(number, self.task, self.owners[number], config.training, config.rounds, config.seed, secrets)
+        owned = self.owners[number]
+        return ClientView(number, self.task, owned, config.training, config.rounds, config.seed, secrets, self.device)
 
     def _memory(self, number: int) -> ClientMemory:
         return ClientMemory(self.folder / f"client-{number}")

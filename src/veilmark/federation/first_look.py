@@ -12,7 +12,9 @@ METHODS = ("none", "local", "ppidsg")
 """What is compared: everything shared, nothing shared, a generator shared."""
 
 
-def first_look(folder: Path, settings: list[str], engine: Engine = "in-process", resume: bool = False) -> list[Path]:
+def first_look(
+    folder: Path, settings: list[str], engine: Engine = "in-process", resume: bool = False, device: str = "cpu"
+) -> list[Path]:
     """Plays the recipe ``ppidsg-digits`` with each of ``METHODS``.
 
     Args:
@@ -20,6 +22,7 @@ def first_look(folder: Path, settings: list[str], engine: Engine = "in-process",
         settings: Changes, ``path.to.key=value`` each.
         engine: ``in-process`` or ``flower``.
         resume: Go on from the last finished rounds.
+        device: Where clients compute: ``auto``, ``cpu`` or ``cuda``.
 
     Returns:
         The run folders.
@@ -30,5 +33,6 @@ def first_look(folder: Path, settings: list[str], engine: Engine = "in-process",
     configs = {method: federation_config("ppidsg-digits", [*settings, f"method={method}"]) for method in METHODS}
     for method, config in configs.items():
         say(f"[bold]{method}[/bold]")
-        start_federation(config, None, folder / method, engine=engine, secrets=folder / "secrets", resume=resume)
+        kept = folder / "secrets"
+        start_federation(config, None, folder / method, engine=engine, secrets=kept, resume=resume, device=device)
     return [folder / method for method in METHODS]

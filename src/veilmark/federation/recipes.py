@@ -42,6 +42,7 @@ def start_federation(
     engine: Engine = "in-process",
     secrets: Path | None = None,
     resume: bool = False,
+    device: str = "cpu",
 ) -> dict[str, str]:
     """Plays a federation, with a line on the terminal for each round.
 
@@ -52,6 +53,7 @@ def start_federation(
         engine: ``in-process`` or ``flower``.
         secrets: Folder of the secrets; beside the run folder by default.
         resume: Go on from the last finished round.
+        device: Where clients compute: ``auto``, ``cpu`` or ``cuda``.
 
     Returns:
         Pictures that could not be read, with the reason.
@@ -61,7 +63,9 @@ def start_federation(
     """
     run = RunFolder(out)
     with run.hold():
-        skipped = run_federation(config, data, run, engine=engine, secrets=secrets, resume=resume, told=_tell)
+        skipped = run_federation(
+            config, data, run, engine=engine, secrets=secrets, resume=resume, device=device, told=_tell
+        )
         console.print(rounds_table(config, run.read_log()))
     return skipped
 

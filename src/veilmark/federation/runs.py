@@ -21,6 +21,7 @@ from veilmark.federation.tasks.classify import load_classify
 from veilmark.federation.transcript import Transcript, check_room, forecast
 from veilmark.ppidsg.secret import Secret
 from veilmark.run.config import dump
+from veilmark.run.devices import choose_device
 from veilmark.run.folder import RunError, RunFolder, write_json
 from veilmark.run.progress import progress_bar, say
 
@@ -35,6 +36,7 @@ def run_federation(
     engine: Engine = "in-process",
     secrets: Path | None = None,
     resume: bool = False,
+    device: str = "cpu",
     told: Callable[[dict[str, Any]], None] = lambda record: None,
 ) -> dict[str, str]:
     """Plays a federation on this machine; writes all of its run folder but the report.
@@ -46,6 +48,7 @@ def run_federation(
         engine: ``in-process``, or Flower's simulation.
         secrets: Folder of the secrets, made where they are missing; ``<run folder>.secrets`` by default.
         resume: Go on from the last finished round.
+        device: Where clients compute: ``auto``, ``cpu`` or ``cuda``. On a GPU no two runs are the same to the last bit.
         told: Called after each round with its record.
 
     Returns:
@@ -56,12 +59,12 @@ def run_federation(
         DataError: If a file of the data is missing or damaged.
         RunError: If the folder holds another run, or the secrets are not those of the first start.
     """
-    method = config.made_method()
+    method, computes = config.made_method(), choose_device(device)
     recorded = config.recorded()
     task, owners, partition, skipped = load_classify(config.data, data, config.clients, config.seed)
     server = method.server(ServerView(task, config.clients, config.rounds, config.seed, config.training))
     secret_folder = SecretFolder(secrets or run.path.with_name(run.path.name + ".secrets"))
-    side = ClientSide(config, method, task, owners, secret_folder, run.path / "clients")
+    side = ClientSide(config, method, task, owners, secret_folder, run.path / "clients", computes)
     needed = forecast(server.broadcast(), server.declared(), config.clients, len(recorded))
     # A client that cannot be built (a block that does not fit, for example) is found now, not in the first round.
     method.client(side.view(0, Secrets(Secret.generate(), Secret.generate())))
@@ -101,6 +104,7 @@ def run_federation(
         "rounds": config.rounds,
         "seed": config.seed,
         "engine": engine,
+        "device": str(computes),
         "options": method.options.model_dump(mode="json"),
         "accuracy": records[-1]["accuracy"],
         "bytes_up_per_client_round": server.declared().size(),

@@ -116,6 +116,7 @@ class PPIDSGClient:
         seed: The run's seed.
         number: The client's number.
         names: One name per picture, for the scope ``image``; None for a secret that all pictures share.
+        device: Where it computes.
 
     Raises:
         ConfigError: If the networks do not take pictures of that side, or there are none.
@@ -136,10 +137,13 @@ class PPIDSGClient:
         seed: int = 0,
         number: int = 0,
         names: list[bytes] | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
         if not len(pictures):
             raise ConfigError(f"client {number} has no picture; use fewer clients, or a larger alpha")
-        self.pictures, self.labels, self.config, self.key = pictures, labels, config, key
+        self.device = torch.device(device)
+        self.pictures, self.labels = pictures.to(self.device), labels.to(self.device)
+        self.config, self.key = config, key
         self.training, self.rounds = training or Training(), rounds
         self.seed, self.number = seed, number
         channels, side = pictures.shape[1], pictures.shape[2]
@@ -149,7 +153,7 @@ class PPIDSGClient:
                 f"pictures of {side} px are no whole number of blocks of {cipher.block}; use another block"
             )
         # Scrambled once: the secret does not change within a run.
-        self.scrambled = cipher.scramble(pictures, names)
+        self.scrambled = cipher.scramble(pictures, names).to(self.device)
         # Fresh weights by (seed, client), whatever has been drawn in this process before.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(rng_for(seed, 20, number).integers(2**31)))
@@ -159,7 +163,8 @@ class PPIDSGClient:
             self.classifier = Classifier(inputs, classes, head_widths)
         # Convolutions of few channels are up to twice as fast with channels last in memory; values are the same.
         for network in (self.generator, self.discriminator, self.extractor):
-            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.classifier.to(self.device)
         self.history = History(config.history, config.published)
         self._restart(first=True)
         self.optimizers: dict[str, torch.optim.Optimizer] = {
@@ -199,6 +204,7 @@ class PPIDSGClient:
             Means over the steps: losses, and ``accuracy`` of C on the pictures it learned from, in percent.
         """
         config = self.config
+        shared = {name: value.to(self.device) for name, value in shared.items()}
         self.generator.load_state_dict(shared)
         self._restart(first=False)
         fresh = self._plain_optimizers()
@@ -281,12 +287,13 @@ class PPIDSGClient:
 
     def predict(self, pictures: Tensor, batch: int = 256) -> Tensor:
         """Classes ``(n,)`` of pictures ``(n, c, s, s)`` uint8, by this client's own networks; nothing is scrambled."""
+        pictures = pictures.to(self.device)
         with torch.inference_mode():
             parts = [
                 self.classifier(self.extractor(self.generator(to_unit(some)))).argmax(dim=1)
                 for some in torch.split(pictures, batch)
             ]
-        return torch.cat(parts)
+        return torch.cat(parts).cpu()
 
     def state(self) -> Tensors:
         """All that the client keeps between rounds, on its own disk: D, F, C, the history, and optimisers.
@@ -321,5 +328,6 @@ class PPIDSGClient:
             getattr(self, name).load_state_dict(below(f"{name}."))
         for name in self._lasting():
             unpack_optimizer(self.optimizers[name], below(f"optimizer.{name}."))
-        self.history.labels = tensors["history.labels"]
-        self.history.pictures = tensors.get("history.pictures")
+        self.history.labels = tensors["history.labels"].to(self.device)
+        kept = tensors.get("history.pictures")
+        self.history.pictures = None if kept is None else kept.to(self.device)

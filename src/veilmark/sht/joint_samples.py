@@ -55,11 +55,13 @@ class JointSamples:
 
     def pairs(self, epoch: int) -> list[tuple[int, int]]:
         """The pairs of an epoch, as numbers of faces, in their order."""
-        if self._drawn is None or self._drawn[0] != epoch:
+        # A local name: another thread may be an epoch ahead.
+        drawn = self._drawn
+        if drawn is None or drawn[0] != epoch:
             rng = rng_for(self.labelled.seed, 4, epoch)
             chosen = choose_pairs(self.faces, self.config.kind, rng)
-            self._drawn = (epoch, [chosen[i] for i in rng.permutation(len(chosen))])
-        return self._drawn[1]
+            self._drawn = drawn = (epoch, [chosen[i] for i in rng.permutation(len(chosen))])
+        return drawn[1]
 
     def step(self, epoch: int, number: int, size: int, rank: int = 0, world: int = 1) -> JointBatch:
         """The share of process ``rank`` of ``world`` in batch ``number``: ``size`` labelled faces in all."""

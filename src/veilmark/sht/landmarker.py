@@ -14,7 +14,7 @@ from veilmark.faces.crop import MARGIN, Crop, check_box, overlap, points_box
 from veilmark.faces.finders import Finder, create_finder
 from veilmark.faces.images import read_image
 from veilmark.landmarks.result import Landmarks
-from veilmark.run.errors import ConfigError
+from veilmark.run.devices import choose_device
 from veilmark.sht.dhln import DHLN
 from veilmark.sht.inference import Prediction, predict
 from veilmark.sht.pretrained import DEFAULT_WEIGHTS, load_dhln
@@ -39,23 +39,6 @@ class Detection:
     landmarks: Landmarks
     faces: NDArray[np.uint8] | None
     crops: list[Crop]
-
-
-def choose_device(device: str) -> torch.device:
-    """The device that ``auto``, ``cpu``, ``cuda`` or ``cuda:1`` means here.
-
-    Raises:
-        ConfigError: If it is not a device, or not there.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError:
-        raise ConfigError(f"unknown device {device!r}; use auto, cpu, cuda or cuda:<number>") from None
-    if chosen.type not in ("cpu", "cuda") or (chosen.type == "cuda" and not torch.cuda.is_available()):
-        raise ConfigError(f"device {device!r} is not available here; use --device cpu")
-    return chosen
 
 
 def _distinct(rows: list[int], boxes: NDArray[np.floating]) -> list[int]:

@@ -31,6 +31,7 @@ class Schedule(BaseModel):
             natively; CPUs without it emulate it at a fifteenth of the speed.
         device: ``auto``, ``cpu`` or ``cuda``.
         threads: CPU threads; 0 leaves them as they are.
+        readers: Threads that prepare the next batches; one keeps a CPU busy, a GPU may need eight.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -47,6 +48,7 @@ class Schedule(BaseModel):
     precision: Precision = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(0, ge=0)
+    readers: int = Field(1, ge=1, le=64)
 
     @field_validator("span")
     @classmethod

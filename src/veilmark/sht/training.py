@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -242,19 +243,20 @@ class Trainer(Generic[Network, Drawn]):
             return self.average
         with (
             stop_between_steps() as stop,
-            ThreadPoolExecutor(1) as reader,
+            ThreadPoolExecutor(self.schedule.readers) as reader,
             progress_bar("steps") as bar,
         ):
             task = bar.add_task("training", total=self.steps, completed=self.step, note="")
-            upcoming = reader.submit(self._batch, self.step)
+            ahead = min(self.steps, self.step + self.schedule.readers)
+            upcoming = deque(reader.submit(self._batch, step) for step in range(self.step, ahead))
             saved = tick = time.monotonic()
             began, waited, since = tick, 0.0, self.step
             while self.step < self.steps:
                 ready = time.monotonic()
-                batch = upcoming.result().to(self.fabric.device)
+                batch = upcoming.popleft().result().to(self.fabric.device)
                 waited += time.monotonic() - ready
-                if self.step + 1 < self.steps:
-                    upcoming = reader.submit(self._batch, self.step + 1)
+                if self.step + self.schedule.readers < self.steps:
+                    upcoming.append(reader.submit(self._batch, self.step + self.schedule.readers))
                 self.model.train()
                 losses = self._learn(batch)
                 now = time.monotonic()

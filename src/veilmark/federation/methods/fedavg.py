@@ -97,7 +97,7 @@ class FedAvgClient(Client):
         self._take(broadcast)
         figures = train_locally(self.learner, view.training, view.rounds, view.seed, view.number, round_number)
         own = self.learner.model.state_dict()
-        trained = {name: own[name].clone() for name in self.shared}
+        trained = {name: own[name].clone().cpu() for name in self.shared}
         return Update(self.protect(broadcast, trained, round_number), figures, self.learner.examples)
 
     def protect(self, broadcast: Tensors, trained: Tensors, round_number: int) -> Tensors:

@@ -95,6 +95,10 @@ def _normal(rng: np.random.Generator, rows: int, columns: int) -> Tensor:
     return torch.from_numpy(rng.standard_normal((rows, columns), dtype=np.float32))
 
 
+def _on_cpu(prefix: str, tensors: Tensors) -> Tensors:
+    return {f"{prefix}{key}": value.clone().cpu() for key, value in tensors.items()}
+
+
 class FedCGClient(Client):
     """A client of FedCG: extractor and discriminator of its own, head and generator shared.
 
@@ -105,13 +109,13 @@ class FedCGClient(Client):
 
     def __init__(self, view: ClientView, options: FedCGOptions) -> None:
         task = _classify(view.task)
-        self.view, self.options = view, options
-        self.network = task.network(view.seed)
-        self.generator = _start(task, options, view.seed)
+        self.view, self.options, self.data = view, options, view.data.to(view.device)
+        self.network = task.network(view.seed).to(view.device)
+        self.generator = _start(task, options, view.seed).to(view.device)
         # Every client's D is its own from the start: it is never averaged.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(rng_for(view.seed, 32, _START, view.number).integers(2**31)))
-            self.discriminator = FeatureDiscriminator(len(task.classes), FEATURES, task.side // 4)
+            self.discriminator = FeatureDiscriminator(len(task.classes), FEATURES, task.side // 4).to(view.device)
         self.optimizers = {
             name: torch.optim.Adam(network.parameters(), options.gan_lr, betas=(0.5, 0.999))
             for name, network in (("generator", self.generator), ("discriminator", self.discriminator))
@@ -123,8 +127,7 @@ class FedCGClient(Client):
         self._take(broadcast)
         figures = self._learn_classes(round_number) | self._learn_features(round_number)
         self.own_head = {k: v.clone() for k, v in self.network.classifier.state_dict().items()}
-        made = {f"generator.{k}": v.clone() for k, v in self.generator.state_dict().items()}
-        shared = made | {f"classifier.{k}": v for k, v in self.own_head.items()}
+        shared = _on_cpu("generator.", self.generator.state_dict()) | _on_cpu("classifier.", self.own_head)
         return Update(shared, figures, len(self.view.data))
 
     def _take(self, broadcast: Tensors) -> None:
@@ -144,10 +147,10 @@ class FedCGClient(Client):
         rng, steps = self._chance(round_number, 1), []
         optimizer = sgd(self.network, view.training, rate(round_number, view.rounds, view.training.decay_after))
         for rows in self._rows(round_number):
-            labels = view.data.targets[rows]
+            labels = self.data.targets[rows]
             with torch.no_grad():
-                aims = self.generator(_normal(rng, len(rows), self.options.noise), labels)
-            features = self.network.extractor(to_unit(view.data.inputs[rows]))
+                aims = self.generator(_normal(rng, len(rows), self.options.noise).to(view.device), labels)
+            features = self.network.extractor(to_unit(self.data.inputs[rows]))
             logits = self.network.classifier(features)
             loss, distance = class_loss(logits, labels), torch.nn.functional.mse_loss(features, aims)
             optimizer.zero_grad(set_to_none=True)
@@ -162,10 +165,10 @@ class FedCGClient(Client):
         view, steps = self.view, []
         rng = self._chance(round_number, 2)
         for rows in self._rows(round_number) * self.options.gan_passes:
-            labels = view.data.targets[rows]
+            labels = self.data.targets[rows]
             with torch.no_grad():
-                features = self.network.extractor(to_unit(view.data.inputs[rows]))
-            made = self.generator(_normal(rng, len(rows), self.options.noise), labels)
+                features = self.network.extractor(to_unit(self.data.inputs[rows]))
+            made = self.generator(_normal(rng, len(rows), self.options.noise).to(view.device), labels)
             judging = real_or_made_loss(self.discriminator(features, labels), self.discriminator(made.detach(), labels))
             self._descend("discriminator", judging)
             self.discriminator.requires_grad_(False)
@@ -186,8 +189,9 @@ class FedCGClient(Client):
         self._take(broadcast)
         if self.options.head == "own":
             self.network.classifier.load_state_dict(self.own_head)
+        inputs = inputs.to(self.view.device)
         with torch.inference_mode():
-            return torch.cat([self.network(to_unit(some)).argmax(dim=1) for some in torch.split(inputs, 256)])
+            return torch.cat([self.network(to_unit(some)).argmax(dim=1) for some in torch.split(inputs, 256)]).cpu()
 
     def state(self) -> Tensors:
         """Extractor, D, and the optimisers of G and D; its own head too where that answers."""

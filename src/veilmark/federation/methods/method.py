@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Generic, TypeVar
 
+import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
@@ -51,6 +52,7 @@ class ClientView:
         rounds: Rounds of the run.
         seed: The run's seed.
         secrets: Its secrets.
+        device: Where it computes. What it sends, and what it answers, lies on the CPU.
     """
 
     number: int
@@ -60,10 +62,12 @@ class ClientView:
     rounds: int
     seed: int
     secrets: Secrets
+    device: torch.device | str = "cpu"
 
     def learner(self, data: Data | None = None) -> Learner:
-        """The task's whole network with these examples (the client's own by default)."""
-        return self.task.learner(data or self.data, self.training, self.rounds, self.seed, self.number)
+        """The task's whole network with these examples (the client's own by default), on the client's device."""
+        made = self.task.learner(data or self.data, self.training, self.rounds, self.seed, self.number)
+        return made.to(self.device)
 
 
 @dataclass(frozen=True, eq=False)

@@ -93,6 +93,7 @@ class GeneratorClient(Client):
             seed=view.seed,
             number=view.number,
             names=list(view.data.names) if options.scope == "image" else None,
+            device=view.device,
         )
 
     def train_round(self, broadcast: Tensors, round_number: int) -> Update:
@@ -100,7 +101,7 @@ class GeneratorClient(Client):
         generator = self.client.generator
         start = broadcast if self.shares else {k: v.clone() for k, v in generator.state_dict().items()}
         figures = self.client.train_round(start, round_number)
-        shared = {k: v.clone() for k, v in generator.state_dict().items()} if self.shares else {}
+        shared = {k: v.clone().cpu() for k, v in generator.state_dict().items()} if self.shares else {}
         return Update(shared, figures, self.examples)
 
     def predict(self, broadcast: Tensors, inputs: Tensor) -> Tensor:
@@ -115,7 +116,7 @@ class GeneratorClient(Client):
             self.client.generator.load_state_dict(broadcast)
         names = [f"public/{row}".encode() for row in range(len(inputs))] if self.scope == "image" else None
         with torch.inference_mode():
-            generated = self.client.generator(to_unit(inputs))
+            generated = self.client.generator(to_unit(inputs.to(self.client.device))).cpu()
         return {"scramble(x)": self.cipher.scramble(inputs, names), "G(x)": to_bytes(generated)}
 
     def state(self) -> Tensors:

@@ -93,6 +93,11 @@ class ClassifierLearner(Learner):
     def __init__(self, model: nn.Module, data: Data) -> None:
         self.model, self.data, self.examples = model, data, len(data)
 
+    def to(self, device: torch.device | str) -> ClassifierLearner:
+        """This learner on another device."""
+        self.model, self.data = self.model.to(device), self.data.to(device)
+        return self
+
     def loss(self, rows: Tensor, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         """Cross-entropy, and the share of right answers in percent."""
         labels = self.data.targets[rows]
@@ -103,8 +108,9 @@ class ClassifierLearner(Learner):
 
     def predict(self, inputs: Tensor) -> Tensor:
         """Classes ``(n,)``."""
+        inputs = inputs.to(self.data.inputs.device)
         with torch.inference_mode():
-            return torch.cat([self.model(to_unit(some)).argmax(dim=1) for some in torch.split(inputs, 256)])
+            return torch.cat([self.model(to_unit(some)).argmax(dim=1) for some in torch.split(inputs, 256)]).cpu()
 
 
 class Classify(Task):

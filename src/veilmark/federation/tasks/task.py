@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from veilmark.run.local_training import Training
@@ -29,6 +30,10 @@ class Data:
     def __len__(self) -> int:
         return len(self.inputs)
 
+    def to(self, device: torch.device | str) -> Data:
+        """The same examples on another device."""
+        return replace(self, inputs=self.inputs.to(device), targets=self.targets.to(device))
+
 
 class Learner(ABC):
     """The task's whole network beside one owner's examples: what plain training needs.
@@ -42,6 +47,10 @@ class Learner(ABC):
     examples: int
 
     @abstractmethod
+    def to(self, device: torch.device | str) -> Learner:
+        """This learner, its network and its examples moved to another device."""
+
+    @abstractmethod
     def loss(self, rows: Tensor, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         """The loss of some examples (a mean over them), and figures to report (percent or loss, means).
 
@@ -52,7 +61,7 @@ class Learner(ABC):
 
     @abstractmethod
     def predict(self, inputs: Tensor) -> Tensor:
-        """The task's answers to inputs ``(n, c, s, s)`` uint8, one row each, without gradients."""
+        """The task's answers to inputs ``(n, c, s, s)`` uint8, one row each, without gradients, on the CPU."""
 
 
 class Task(ABC):
