@@ -136,6 +136,10 @@ def landmark_row(cells: Cells, key: Key, other: Key | None) -> list[str]:
 LANDMARKS = ("cell", "seeds", "16 px", "32 px", "64 px", "128 px", "FR10 at 16 px", "change at 16 px", "minutes")
 
 
+CONTROL = RESULTS / "control-long-transfer-gpu-s0.json"
+"""A cell that a CPU has trained, trained once more on the GPU that trained others: what the device is worth."""
+
+
 LONG: tuple[tuple[str, str | None], ...] = (
     ("heatmaps", None),
     ("hallucination", "heatmaps"),
@@ -147,6 +151,7 @@ LONG: tuple[tuple[str, str | None], ...] = (
     ("10% and unlabelled", "10% labelled"),
     ("4 px heatmaps", "heatmaps"),
     ("4 px SHT", "4 px heatmaps"),
+    ("transfer, on a GPU", "transfer"),
 )
 """The cells of the long grid, each with the one that it is held against; that one's first predecessor that is there
 stands in where it has not been run."""
@@ -180,7 +185,7 @@ def print_tables(grid: Sequence[Any]) -> None:
     done = [file for file in files if file.exists()]
     console.print(f"{len(done)} of {len(files)} cells are finished; NME in percent, intervals are 95 % over people")
     for report_only in (True, False):
-        cells = Cells(done, report_only)
+        cells = Cells([*done, *(file for file in (CONTROL,) if file.exists())], report_only)
         where = "report" if report_only else "val"
         long_tables(cells, where)
         steps = [landmark_row(cells, key, MUTUAL[i - 1] if i else None) for i, key in enumerate(MUTUAL)]
