@@ -27,7 +27,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.table import Table
 
 from veilmark.federation.config import FederationConfig
 from veilmark.federation.generator_measures import measure_generator
@@ -192,30 +191,33 @@ def machine(device: torch.device) -> str:
     return f"{platform.machine()}, {os.cpu_count()} cores, one thread"
 
 
-def tables(cells: list[Cell]) -> list[Table]:
-    """Accuracy by data and partition, from the finished cells.
+def tables(cells: list[Cell]) -> list[str]:
+    """Markdown tables of accuracy by data and partition, from the finished cells.
 
     Args:
         cells: The grid.
     """
+    made: list[str] = []
     found: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for cell in cells:
         path = RESULTS / f"{cell.key}.json"
         if path.exists():
             found[cell.data, cell.partition][cell.name].append(json.loads(path.read_text(encoding="utf-8")))
-    made = []
     for (data, partition), rows in found.items():
-        heads = ("method", "seeds", "accuracy %", "min", "max", "own mix", "MB up", "probe on G %", "L1 to scramble")
-        table = Table(*heads, title=f"{data}, {partition}: {ROUNDS} rounds, 1,000 test images; clients' mean, min, max")
+        head = ["cell", "seeds", "accuracy %", "min", "max", "own mix", f"after {ROUNDS // 2} rounds", "MB up"]
+        head += ["probe on G(x) %", "L1 to scramble(x)", "told from scramble(x') %"]
+        lines = [head, ["---"] * len(head)]
         for name, results in rows.items():
             figures = [np.mean([r["accuracy"][k] for r in results]) for k in ("mean", "min", "max", "own_distribution")]
-            megabytes = results[0]["bytes_up_per_client_round"] / 1e6
-            of_g = [
-                np.mean([r["generator"][k] for r in results]) for k in ("probe", "l1") if results[0].get("generator")
-            ]
-            shown = [f"{of_g[0]:.1f}", f"{of_g[1]:.3f}"] if of_g else ["", ""]
-            table.add_row(name, str(len(results)), *(f"{f:.1f}" for f in figures), f"{megabytes:.1f}", *shown)
-        made.append(table)
+            figures.append(np.mean([r["rounds"][ROUNDS // 2 - 1]["mean"] for r in results]))
+            line = [name, str(len(results)), *(f"{figure:.1f}" for figure in figures)]
+            line.append(f"{results[0]['bytes_up_per_client_round'] / 1e6:.1f}")
+            released = [r["generator"] for r in results if r.get("generator")]
+            for key, digits in (("probe", 1), ("l1", 2), ("two_sample", 1)):
+                line.append(f"{np.mean([g[key] for g in released]):.{digits}f}" if released else "")
+            lines.append(line)
+        title = f"{data}, {partition}: {ROUNDS} rounds, 1,000 test images, means over clients and seeds"
+        made.append(title + "\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines))
     return made
 
 
@@ -246,7 +248,7 @@ def main() -> None:
             RESULTS.mkdir(parents=True, exist_ok=True)
             write_json(path, found)
     for table in tables(cells):
-        console.print(table)
+        console.print(table + "\n", markup=False, soft_wrap=True, highlight=False)
     done = sum((RESULTS / f"{cell.key}.json").exists() for cell in cells)
     say(f"{done} of {len(cells)} cells are finished")
 

@@ -22,6 +22,7 @@ from veilmark.federation.transcript import Transcript, check_room, forecast
 from veilmark.ppidsg.secret import Secret
 from veilmark.run.config import dump
 from veilmark.run.devices import choose_device
+from veilmark.run.errors import ConfigError
 from veilmark.run.folder import RunError, RunFolder, write_json
 from veilmark.run.progress import progress_bar, say
 
@@ -45,7 +46,7 @@ def run_federation(
         config: What is played.
         data: Folder of the data set; None for a bundled one.
         run: The run folder, held by the caller.
-        engine: ``in-process``, or Flower's simulation.
+        engine: ``in-process``; Flower's simulation is to come.
         secrets: Folder of the secrets, made where they are missing; ``<run folder>.secrets`` by default.
         resume: Go on from the last finished round.
         device: Where clients compute: ``auto``, ``cpu`` or ``cuda``. On a GPU no two runs are the same to the last bit.
@@ -59,6 +60,8 @@ def run_federation(
         DataError: If a file of the data is missing or damaged.
         RunError: If the folder holds another run, or the secrets are not those of the first start.
     """
+    if engine == "flower":
+        raise ConfigError("engine flower is not there yet; leave --engine out, or give --engine in-process")
     method, computes = config.made_method(), choose_device(device)
     recorded = config.recorded()
     task, owners, partition, skipped = load_classify(config.data, data, config.clients, config.seed)
