@@ -84,6 +84,16 @@ def test_an_interrupted_training_resumes_to_the_same_weights(synthetic_ytf68, tm
     assert steps == [4, 8, 12]
 
 
+def test_any_number_of_readers_trains_the_same_weights(synthetic_ytf68, tmp_path):
+    weights = []
+    for readers in (1, 3, 20):
+        run = RunFolder(tmp_path / str(readers))
+        train_dhln(tiny(readers=readers), synthetic_ytf68, run, tmp_path / "cache", resume=False)
+        weights.append(read_tensors(run.path / "weights" / "model.safetensors")[0])
+    for other in weights[1:]:
+        assert all(torch.equal(value, other[name]) for name, value in weights[0].items())
+
+
 def test_a_killed_training_loses_at_most_the_last_interval(synthetic_ytf68, tmp_path):
     """SIGKILL at no chosen moment, as often as it takes: the run still ends with the unbroken run's weights."""
     cache, run = tmp_path / "cache", tmp_path / "run"
