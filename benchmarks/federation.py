@@ -191,16 +191,17 @@ def machine(device: torch.device) -> str:
     return f"{platform.machine()}, {os.cpu_count()} cores, one thread"
 
 
-def tables(cells: list[Cell]) -> list[str]:
+def tables(cells: list[Cell], results: Path) -> list[str]:
     """Markdown tables of accuracy by data and partition, from the finished cells.
 
     Args:
         cells: The grid.
+        results: Folder of the finished cells.
     """
     made: list[str] = []
     found: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for cell in cells:
-        path = RESULTS / f"{cell.key}.json"
+        path = results / f"{cell.key}.json"
         if path.exists():
             found[cell.data, cell.partition][cell.name].append(json.loads(path.read_text(encoding="utf-8")))
     for (data, partition), rows in found.items():
@@ -228,6 +229,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="only cells whose name holds this")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of the grid (default: 3)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the finished cells")
     parser.add_argument("--print", action="store_true", help="print the tables of the finished cells, play nothing")
     args = parser.parse_args()
     cells = [cell for cell in grid(args.seeds) if args.only in cell.key]
@@ -235,7 +237,7 @@ def main() -> None:
         torch.set_num_threads(1)
         until = time.monotonic() + 60 * args.budget
         for cell in cells:
-            path = RESULTS / f"{cell.key}.json"
+            path = args.results / f"{cell.key}.json"
             if path.exists() or time.monotonic() > until:
                 continue
             say(f"[bold]{cell.key}[/bold]")
@@ -245,11 +247,11 @@ def main() -> None:
                 # Another process plays this cell.
                 say(str(problem))
                 continue
-            RESULTS.mkdir(parents=True, exist_ok=True)
+            args.results.mkdir(parents=True, exist_ok=True)
             write_json(path, found)
-    for table in tables(cells):
+    for table in tables(cells, args.results):
         console.print(table + "\n", markup=False, soft_wrap=True, highlight=False)
-    done = sum((RESULTS / f"{cell.key}.json").exists() for cell in cells)
+    done = sum((args.results / f"{cell.key}.json").exists() for cell in cells)
     say(f"{done} of {len(cells)} cells are finished")
 
 

@@ -89,10 +89,14 @@ def test_it_learns_and_the_wrong_secret_reads_nothing(bench):
     server, _, _ = play(one, how, rounds=2)
     client, truth = one.client(how), one.task.test.targets
     right = client.predict(server.broadcast(), one.task.test_inputs)
-    client.cipher = Cipher(Secret(b"x" * 32).derive(b"cipher"), 4)
-    wrong = client.predict(server.broadcast(), one.task.test_inputs)
+    wrong = []
+    for letter in (b"t", b"u", b"v", b"w", b"x", b"y"):
+        client.cipher = Cipher(Secret(letter * 32).derive(b"cipher"), 4)
+        said = client.predict(server.broadcast(), one.task.test_inputs)
+        wrong.append(float((said == truth).float().mean()))
     assert (right == truth).float().mean() > 0.85
-    assert (wrong == truth).float().mean() < 0.75
+    # Two classes, few test pictures: one secret may be lucky.
+    assert np.mean(wrong) < 0.7, wrong
 
 
 def test_a_resumed_run_equals_an_unbroken_one(bench):
