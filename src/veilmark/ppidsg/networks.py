@@ -1,7 +1,8 @@
 """The four networks of PPIDSG (arXiv 2312.10380): generator G, discriminator D, feature extractor F, classifier C.
 
-All work on pictures in [-1, 1]. Only G ever leaves a client. Normalisation is by picture and channel: no answer depends
-on what else is in the batch, there are no running statistics to average, and training and testing are the same function.
+All work on pictures in [-1, 1]. Only G ever leaves a client. Normalisation is by picture and channel: no answer
+depends on what else is in the batch, there are no running statistics to average, and training and testing are the
+same function.
 """
 
 from __future__ import annotations
