@@ -4,8 +4,9 @@
     python benchmarks/federation.py --print                    # tables from the committed cells, and the coverage
 
 ``--data`` holds the folders ``mnist`` and ``cifar10``. Protocol S: 10 clients x 600 images of MNIST or x 500 of
-CIFAR-10, 1,000 test images, 10 rounds of one local epoch, batch 64. Every cell has the same partition, first weights
-and order of images for its seed, but for what its name says. A finished cell is one JSON in
+CIFAR-10, 1,000 test images, 10 rounds of one local epoch, batch 64. PPIDSG's options are compared under a smaller
+one (``probe``: MNIST, 6 clients x 300 images, 500 test images, 12 rounds), a third of the work a cell. Every cell has
+the same partition, first weights and order of images for its seed, but for what its name says. A finished cell is one JSON in
 ``benchmarks/results/federation/``: config, accuracy of every client after every round, seconds, date, machine; for
 methods that release a generator also what is left of "image distribution sharing": how far G(x) is from scramble(x),
 and what a linear probe on G(x) can tell. A cell that is cut off goes on from its last finished round
@@ -38,11 +39,27 @@ from veilmark.run.progress import console, say
 
 RESULTS = Path(__file__).parent / "results" / "federation"
 RUNS = Path("runs/federation")
-ROUNDS = 10
 
-DATA: dict[str, dict[str, Any]] = {
-    "mnist": {"layout": "mnist", "per_client": 600, "test": 1000},
-    "cifar10": {"layout": "cifar10", "per_client": 500, "test": 1000},
+
+@dataclass(frozen=True)
+class Protocol:
+    """Whose images, and for how long.
+
+    Attributes:
+        data: Settings of ``data``; the folder is named as the layout.
+        clients: Clients.
+        rounds: Rounds.
+    """
+
+    data: dict[str, Any]
+    clients: int
+    rounds: int
+
+
+PROTOCOLS = {
+    "mnist": Protocol({"layout": "mnist", "per_client": 600, "test": 1000}, clients=10, rounds=10),
+    "cifar10": Protocol({"layout": "cifar10", "per_client": 500, "test": 1000}, clients=10, rounds=10),
+    "probe": Protocol({"layout": "mnist", "per_client": 300, "test": 500}, clients=6, rounds=12),
 }
 
 RATE = {"options.ppidsg.generator_lr": 1e-3}
@@ -98,7 +115,7 @@ class Cell:
     """One federation.
 
     Attributes:
-        data: A key of ``DATA``.
+        data: A key of ``PROTOCOLS``.
         partition: ``iid`` or ``dirichlet``.
         name: What is special about it.
         changes: Settings by path.
@@ -118,10 +135,11 @@ class Cell:
 
     def config(self) -> FederationConfig:
         """The federation."""
-        data = dict(DATA[self.data])
+        protocol = PROTOCOLS[self.data]
+        data = dict(protocol.data)
         if self.partition == "dirichlet":
             data |= {"partition": "dirichlet", "alpha": 0.5}
-        values = {"data": data, "clients": 10, "rounds": ROUNDS, "seed": self.seed, "record": []}
+        values = {"data": data, "clients": protocol.clients, "rounds": protocol.rounds, "seed": self.seed, "record": []}
         settings = [f"{path}={json.dumps(value)}" for path, value in self.changes]
         return resolve(FederationConfig, override(values, settings), self.key)
 
@@ -138,7 +156,7 @@ def grid(seeds: int) -> list[Cell]:
         for partition in ("iid", "dirichlet"):
             rows = [("mnist", CORE), ("cifar10", CORE)]
             if partition == "iid":
-                rows += [("mnist", ppidsg)]
+                rows += [("probe", CORE), ("probe", ppidsg)]
             rows += [("mnist", DEFENCES), ("cifar10", DEFENCES)]
             for data, table in rows:
                 for name, changes in table.items():
@@ -162,7 +180,7 @@ def play_cell(cell: Cell, data: Path, device: torch.device) -> dict[str, Any]:
     secrets = RUNS / "secrets"
     with run.hold():
         resume = (run.path / "config.yaml").exists()
-        run_federation(config, data / cell.data, run, secrets=secrets, resume=resume, device=str(device))
+        run_federation(config, data / config.data.layout, run, secrets=secrets, resume=resume, device=str(device))
         summary = json.loads((run.path / "summary.json").read_text(encoding="utf-8"))
         found: dict[str, Any] = {
             "cell": cell.key,
@@ -180,7 +198,7 @@ def play_cell(cell: Cell, data: Path, device: torch.device) -> dict[str, Any]:
             "machine": machine(device),
         }
         if config.method == "ppidsg":
-            found["generator"] = measure_generator(config, data / cell.data, run.path, secrets)
+            found["generator"] = measure_generator(config, data / config.data.layout, run.path, secrets)
     return found
 
 
@@ -205,19 +223,22 @@ def tables(cells: list[Cell], results: Path) -> list[str]:
         if path.exists():
             found[cell.data, cell.partition][cell.name].append(json.loads(path.read_text(encoding="utf-8")))
     for (data, partition), rows in found.items():
-        head = ["cell", "seeds", "accuracy %", "min", "max", "own mix", f"after {ROUNDS // 2} rounds", "MB up"]
+        protocol = PROTOCOLS[data]
+        half = protocol.rounds // 2
+        head = ["cell", "seeds", "accuracy %", "min", "max", "own mix", f"after {half} rounds", "MB up"]
         head += ["probe on G(x) %", "L1 to scramble(x)", "told from scramble(x') %"]
         lines = [head, ["---"] * len(head)]
         for name, results in rows.items():
             figures = [np.mean([r["accuracy"][k] for r in results]) for k in ("mean", "min", "max", "own_distribution")]
-            figures.append(np.mean([r["rounds"][ROUNDS // 2 - 1]["mean"] for r in results]))
+            figures.append(np.mean([r["rounds"][half - 1]["mean"] for r in results]))
             line = [name, str(len(results)), *(f"{figure:.1f}" for figure in figures)]
             line.append(f"{results[0]['bytes_up_per_client_round'] / 1e6:.1f}")
             released = [r["generator"] for r in results if r.get("generator")]
             for key, digits in (("probe", 1), ("l1", 2), ("two_sample", 1)):
                 line.append(f"{np.mean([g[key] for g in released]):.{digits}f}" if released else "")
             lines.append(line)
-        title = f"{data}, {partition}: {ROUNDS} rounds, 1,000 test images, means over clients and seeds"
+        title = f"{data}, {partition}: {protocol.clients} clients x {protocol.data['per_client']} images, "
+        title += f"{protocol.data['test']} test images, {protocol.rounds} rounds; means over clients and seeds"
         made.append(title + "\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines))
     return made
 
