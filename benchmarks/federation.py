@@ -4,12 +4,12 @@
     python benchmarks/federation.py --print                    # tables from the committed cells, and the coverage
 
 ``--data`` holds the folders ``mnist`` and ``cifar10``. Protocol S: 10 clients x 600 images of MNIST or x 500 of
-CIFAR-10, 1,000 test images, 10 rounds of one local epoch, batch 64. PPIDSG's options are compared under a smaller
-one (``probe``: MNIST, 6 clients x 300 images, 500 test images, 12 rounds), a third of the work a cell. Every cell has
-the same partition, first weights and order of images for its seed, but for what its name says. A finished cell is one JSON in
-``benchmarks/results/federation/``: config, accuracy of every client after every round, seconds, date, machine; for
-methods that release a generator also what is left of "image distribution sharing": how far G(x) is from scramble(x),
-and what a linear probe on G(x) can tell. A cell that is cut off goes on from its last finished round
+CIFAR-10, 1,000 test images, 10 rounds of one local epoch, batch 64. PPIDSG's options are compared under a smaller one
+(``probe``: MNIST, 6 clients x 300 images, 500 test images, 12 rounds), a third of the work a cell. Every cell has the
+same partition, first weights and order of images for its seed, but for what its name says. A finished cell is one
+JSON in ``benchmarks/results/federation/``: config, accuracy of every client after every round, seconds, date,
+machine; for methods that release a generator also what is left of "image distribution sharing": how far G(x) is from
+scramble(x), and what a linear probe on G(x) can tell. A cell that is cut off goes on from its last finished round
 (``runs/federation/<cell>``). Cells run on one core each: start the command once per core, and they share the grid.
 """
 
