@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ import torch
 from veilmark import __version__
 from veilmark.federation.client_side import ClientSide, SecretFolder
 from veilmark.federation.config import FederationConfig
-from veilmark.federation.engine import InProcess, Link, Rounds, peak_rss_mb
+from veilmark.federation.engine import InProcess, Rounds, peak_rss_mb
 from veilmark.federation.methods.method import Secrets, ServerView
 from veilmark.federation.samples import write_samples
 from veilmark.federation.tasks.classify import load_classify
@@ -46,7 +46,7 @@ def run_federation(
         config: What is played.
         data: Folder of the data set; None for a bundled one.
         run: The run folder, held by the caller.
-        engine: ``in-process``; Flower's simulation is to come.
+        engine: ``in-process``, clients one after another; ``flower``, side by side in Flower's simulation.
         secrets: Folder of the secrets, made where they are missing; ``<run folder>.secrets`` by default.
         resume: Go on from the last finished round.
         device: Where clients compute: ``auto``, ``cpu`` or ``cuda``. On a GPU no two runs are the same to the last bit.
@@ -60,9 +60,8 @@ def run_federation(
         DataError: If a file of the data is missing or damaged.
         RunError: If the folder holds another run, or the secrets are not those of the first start.
     """
-    if engine == "flower":
-        raise ConfigError("engine flower is not there yet; leave --engine out, or give --engine in-process")
-    method, computes = config.made_method(), choose_device(device)
+    method = config.made_method()
+    computes = _flower_device(device) if engine == "flower" else choose_device(device)
     recorded = config.recorded()
     task, owners, partition, skipped = load_classify(config.data, data, config.clients, config.seed)
     server = method.server(ServerView(task, config.clients, config.rounds, config.seed, config.training))
@@ -91,8 +90,7 @@ def run_federation(
     }
     transcript.start(manifest, done)
     if done < config.rounds:
-        with _link(engine, side, config, run, data, secret_folder, done) as link:
-            rounds.play(link, done + 1)
+        _play(engine, rounds, side, data, done)
     records = run.read_log()
     summary = {
         "title": f"{config.method}: {config.task} on {config.data.layout}",
@@ -140,17 +138,47 @@ def _same_secrets(run: RunFolder, checks: dict[str, str]) -> None:
             )
 
 
-@contextmanager
-def _link(
+def _flower_device(device: str) -> torch.device:
+    """The CPU, if Flower is installed."""
+    if find_spec("flwr") is None or find_spec("ray") is None:
+        raise ConfigError("engine flower: Flower is not installed; pip install 'veilmark[federation]'")
+    if device not in ("auto", "cpu"):
+        raise ConfigError(f"engine flower computes on the CPU, not on {device}; take --engine in-process for that")
+    return torch.device("cpu")
+
+
+def _play(
     engine: Engine,
+    rounds: Rounds,
     side: ClientSide,
-    config: FederationConfig,
-    run: RunFolder,
     data: Path | None,
-    secrets: SecretFolder,
     done: int,
-) -> Iterator[Link]:
+) -> None:
+    config, run = rounds.config, rounds.run
     turns = 2 * config.clients
     with progress_bar("clients' turns") as bar:
         task = bar.add_task("federating", total=turns * config.rounds, completed=turns * done, note="")
-        yield InProcess(side, lambda: bar.advance(task))
+
+        def advance() -> None:
+            bar.advance(task)
+
+        if engine == "in-process":
+            rounds.play(InProcess(side, advance), done + 1)
+            return
+        # Flower is an optional dependency.
+        from veilmark.federation.client_app import Place
+        from veilmark.federation.flower import simulate
+        from veilmark.federation.server_app import GridLink
+
+        place = Place(
+            config.model_dump_json(),
+            data and data.resolve(),
+            side.secrets.path.resolve(),
+            side.folder.resolve(),
+        )
+        simulate(
+            place,
+            config.clients,
+            run.path / "flower.log",
+            lambda grid: rounds.play(GridLink(grid, config.clients, advance=advance), done + 1),
+        )

@@ -1,0 +1,302 @@
+"""Flower's engine: what it sends is what the in-process one hands over; real runs are marked slow (Ray takes seconds)."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("flwr")
+pytest.importorskip("ray")
+
+import psutil
+from flwr.app import Context, Error, Message, Metadata, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.supercore.task_identity import TaskIdentity
+
+from veilmark.federation import client_app, flower, runs
+from veilmark.federation.client_app import CLIENT, FIGURES, TENSORS, Place, to_record, to_tensors
+from veilmark.federation.config import FederationConfig
+from veilmark.federation.engine import FederationError
+from veilmark.federation.runs import run_federation
+from veilmark.federation.server_app import GridLink
+from veilmark.run.config import override, resolve
+from veilmark.run.errors import ConfigError
+from veilmark.run.folder import RunFolder
+
+TINY = {
+    "clients": 2,
+    "rounds": 2,
+    "data": {"layout": "digits", "per_client": 8, "test": 20, "head_widths": [16, 8]},
+    "training": {"batch": 4},
+}
+
+
+def config(**changes):
+    settings = [f"{key.replace('__', '.')}={json.dumps(value)}" for key, value in changes.items()]
+    return resolve(FederationConfig, override(TINY, settings), "test")
+
+
+def play(path, made, secrets, **options):
+    run = RunFolder(path)
+    with run.hold():
+        run_federation(made, None, run, secrets=secrets, **options)
+    return run
+
+
+@pytest.fixture(autouse=True)
+def _inside_a_run(monkeypatch):
+    """Flower makes messages only where a run is under way."""
+    for name in ("_run_id", "_node_id", "_task_id"):
+        monkeypatch.setattr(TaskIdentity, name, 1)
+
+
+class Nodes(Grid):
+    """A grid without network: nodes with odd ids answer with the client app, in the order in which they are asked."""
+
+    def __init__(self, app, clients, broken=()):
+        self.app, self.broken, self.replies = app, broken, {}
+        self.contexts = {
+            1000 + 7 * n: Context(1, 1000 + 7 * n, {"partition-id": n}, RecordDict(), {}) for n in range(clients)
+        }
+
+    def get_node_ids(self):
+        return list(reversed(self.contexts))
+
+    def push_messages(self, messages):
+        names = []
+        for number, message in enumerate(messages):
+            node = message.metadata.dst_node_id
+            name = f"{message.metadata.message_type} {node} {number} {len(self.replies)}"
+            received = Message(
+                message.content,
+                metadata=Metadata(1, name, 0, node, "", "", time.time(), 3600.0, message.metadata.message_type),
+            )
+            if node in self.broken and message.metadata.message_type != "query":
+                answer = Message(
+                    Error(code=2, reason="Traceback\n  at line 1\nOSError: disk full\n   ^^^\n"), reply_to=received
+                )
+            else:
+                answer = self.app(received, self.contexts[node])
+            self.replies[name] = answer
+            names.append(name)
+        return names
+
+    def pull_messages(self, message_ids):
+        return [self.replies.pop(name) for name in message_ids]
+
+    def get_nodes(self):
+        raise NotImplementedError
+
+    def create_message(self, *args, **kwargs):
+        raise NotImplementedError
+
+    def send_and_receive(self, messages, *, timeout=None):
+        raise NotImplementedError
+
+    def set_run(self, run):
+        raise NotImplementedError
+
+    @property
+    def run(self):
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [torch.randn(3, 4), torch.tensor(5), torch.arange(6, dtype=torch.int32), torch.randn(2, 3).T, torch.zeros(0)],
+)
+def test_records_keep_values_names_order_shapes_and_types(tensor):
+    tensors = {"b.weight": tensor, "a": torch.ones(2, dtype=torch.float64)}
+    back = to_tensors(to_record(tensors))
+    assert list(back) == ["b.weight", "a"]
+    for name, value in tensors.items():
+        assert back[name].dtype == value.dtype
+        assert back[name].shape == value.shape
+        assert torch.equal(back[name], value)
+
+
+@pytest.mark.parametrize("method", ["none", "local", "ppidsg"])
+def test_messages_change_nothing(tmp_path, monkeypatch, method):
+    made, secrets = config(method=method, rounds=1), tmp_path / "secrets"
+    here = play(tmp_path / "a", made, secrets)
+
+    def without_ray(place, clients, log, play):
+        client_app._side.cache_clear()
+        play(Nodes(client_app.client_app(place), clients))
+
+    monkeypatch.setattr(flower, "simulate", without_ray)
+    there = play(tmp_path / "b", made, secrets, engine="flower")
+    assert json.loads((there.path / "summary.json").read_text())["engine"] == "flower"
+    for one, other in zip(here.read_log(), there.read_log(), strict=True):
+        assert one["accuracy"] == other["accuracy"]
+        assert one["losses"] == other["losses"]
+
+
+def test_a_client_that_fails_is_named_and_the_round_goes_on(tmp_path):
+    made = config(method="none")
+    play(tmp_path / "a", made, tmp_path / "secrets")
+    place = Place(made.model_dump_json(), None, tmp_path / "secrets", tmp_path / "b")
+    client_app._side.cache_clear()
+    side = client_app._side(place)
+    grid = Nodes(client_app.client_app(place), 2, broken={1007})
+    link = GridLink(grid, 2)
+    broadcast = made.made_method().server(runs.ServerView(side.task, 2, 2, 0, made.training)).broadcast()
+    updates = link.train([0, 1], broadcast, 1)
+    assert updates[1] == "OSError: disk full"
+    assert updates[0].examples == 8
+    assert link.score([0, 1], broadcast, 1).keys() == {0}
+
+
+def test_a_problem_that_has_words_travels_as_words(tmp_path, monkeypatch):
+    made = config()
+    place = Place(made.model_dump_json(), None, tmp_path / "nobody", tmp_path / "b")
+    client_app._side.cache_clear()
+    link = GridLink(Nodes(client_app.client_app(place), 2), 2)
+    updates = link.train([0, 1], {"x": torch.zeros(1)}, 1)
+    assert "federation.key" in updates[0]
+
+
+def test_clients_that_do_not_come_or_come_twice_are_named(tmp_path):
+    place = Place(config().model_dump_json(), None, tmp_path, tmp_path)
+    grid = Nodes(client_app.client_app(place), 2)
+    with pytest.raises(FederationError, match="2 of 3 clients came within 0 seconds"):
+        GridLink(grid, 3, patience=0)
+    for context in grid.contexts.values():
+        context.node_config["partition-id"] = 1
+    with pytest.raises(FederationError, match=r"numbered \[1\]; expected 0 to 1"):
+        GridLink(grid, 2)
+
+
+def test_an_answer_that_never_comes_is_a_sentence(tmp_path):
+    place = Place(config().model_dump_json(), None, tmp_path, tmp_path)
+    grid = Nodes(client_app.client_app(place), 2)
+    link = GridLink(grid, 2, timeout=0.01)
+    grid.pull_messages = lambda message_ids: []
+    assert link.train([0, 1], {}, 1) == dict.fromkeys((0, 1), "no answer came in time")
+
+
+def test_an_answer_without_tensors_is_a_sentence(tmp_path):
+    place = Place(config().model_dump_json(), None, tmp_path, tmp_path)
+    app = client_app.client_app(place)
+
+    def empty(message, context):
+        if message.metadata.message_type == "query":
+            return app(message, context)
+        return Message(RecordDict({FIGURES: MetricRecord({CLIENT: 0})}), reply_to=message)
+
+    assert f"no {TENSORS}" in GridLink(Nodes(empty, 1), 1).train([0], {}, 1)[0]
+
+
+def test_flower_computes_on_the_processor(tmp_path):
+    with pytest.raises(ConfigError, match="not on cuda; take --engine in-process"):
+        play(tmp_path / "run", config(), tmp_path / "secrets", engine="flower", device="cuda")
+    assert not (tmp_path / "run/config.yaml").exists()
+
+
+def test_without_flower_the_remedy_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"pip install 'veilmark\[federation\]'"):
+        play(tmp_path / "run", config(), tmp_path / "secrets", engine="flower")
+    assert not (tmp_path / "run/config.yaml").exists()
+
+
+def test_processes_that_stay_are_ended():
+    stubborn = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
+    )
+    child = subprocess.Popen([sys.executable, "-c", stubborn], stdout=subprocess.PIPE)
+    assert child.stdout.readline() == b"up\n"
+    flower.end({process := psutil.Process(child.pid)}, patience=0.2)
+    assert not process.is_running()
+    child.communicate()
+
+
+def close(one, other):
+    return np.allclose(one, other, atol=1e-3)
+
+
+def processes():
+    """Of Ray and Flower, by id, with when they began: an id may be given again."""
+    found = set()
+    for process in psutil.process_iter(["name", "cmdline", "create_time", "status"]):
+        words = " ".join([process.info["name"] or "", *(process.info["cmdline"] or [])[:3]]).lower()
+        if process.info["status"] != psutil.STATUS_ZOMBIE and any(
+            w in words for w in ("ray::", "raylet", "gcs_server", "flower-", "/ray/")
+        ):
+            found.add((process.pid, process.info["create_time"]))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["none", "local", "ppidsg"])
+def test_flower_and_one_process_agree_and_nothing_is_left(tmp_path, method):
+    made, secrets = config(method=method), tmp_path / "secrets"
+    here = play(tmp_path / "a", made, secrets)
+    before = processes()
+    there = play(tmp_path / "b", made, secrets, engine="flower")
+    assert processes() <= before
+    for one, other in zip(here.read_log(), there.read_log(), strict=True):
+        assert close(one["accuracy"]["per_client"], other["accuracy"]["per_client"])
+        assert one["losses"].keys() == other["losses"].keys()
+        assert all(np.isclose(one["losses"][name], other["losses"][name], rtol=1e-3) for name in one["losses"])
+    assert (there.path / "flower.log").stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_resume_on_flower_equals_unbroken(tmp_path, monkeypatch):
+    made, secrets = config(rounds=2), tmp_path / "secrets"
+    unbroken = play(tmp_path / "a", made, secrets, engine="flower")
+    train = GridLink.train
+
+    def killed(self, clients, broadcast, round_number):
+        if round_number == 2:
+            raise KeyboardInterrupt
+        return train(self, clients, broadcast, round_number)
+
+    before = processes()
+    monkeypatch.setattr(GridLink, "train", killed)
+    with pytest.raises(KeyboardInterrupt):
+        play(tmp_path / "b", made, secrets, engine="flower")
+    monkeypatch.undo()
+    assert processes() <= before
+    again = play(tmp_path / "b", made, secrets, engine="flower", resume=True)
+    for one, other in zip(unbroken.read_log(), again.read_log(), strict=True):
+        assert one["accuracy"] == other["accuracy"]
+        assert one["losses"] == other["losses"]
+
+
+@pytest.mark.slow
+def test_a_client_without_its_secret_is_left_out_and_named(tmp_path, monkeypatch):
+    secrets = tmp_path / "secrets"
+    monkeypatch.setattr(runs, "_same_secrets", lambda run, checks: (secrets / "client-1.key").unlink())
+    monkeypatch.setattr(runs, "write_samples", lambda *_: [])
+    run = play(tmp_path / "run", config(rounds=1, method="none"), secrets, engine="flower")
+    assert run.read_log()[0]["clients"] == [0]
+    (said,) = json.loads((run.path / "summary.json").read_text())["refused"]
+    assert said.startswith("round 1, client 1: ")
+    assert "client-1.key" in said
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_a_run_on_flower(tmp_path):
+    tiny = ["data.head_widths=[16,8]", "data.per_client=8", "data.test=20", "method=local"]
+    command = [Path(sys.executable).with_name("veilmark"), "federate", "ppidsg-digits", "--engine", "flower"]
+    command += ["--rounds", "500", "--out", tmp_path / "run", *(word for value in tiny for word in ("--set", value))]
+    before = processes()
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    log = tmp_path / "run/metrics.jsonl"
+    for _ in range(1200):
+        if log.exists() and log.read_text().count("\n") >= 2:
+            break
+        time.sleep(0.1)
+    child.send_signal(signal.SIGINT)
+    said = child.communicate(timeout=120)[0]
+    assert child.returncode == 130, said
+    assert "Traceback" not in said
+    assert processes() <= before
