@@ -128,7 +128,7 @@ def test_messages_change_nothing(tmp_path, monkeypatch, method):
 
     def without_ray(place, clients, log, play):
         client_app._side.cache_clear()
-        play(Nodes(client_app.client_app(place), clients))
+        play(Nodes(client_app.client_app(place), clients), lambda: False)
 
     monkeypatch.setattr(flower, "simulate", without_ray)
     there = play(tmp_path / "b", made, secrets, engine="flower")
@@ -179,6 +179,17 @@ def test_an_answer_that_never_comes_is_a_sentence(tmp_path):
     link = GridLink(grid, 2, timeout=0.01)
     grid.pull_messages = lambda message_ids: []
     assert link.train([0, 1], {}, 1) == dict.fromkeys((0, 1), "no answer came in time")
+
+
+def test_ctrl_c_ends_the_wait_for_answers(tmp_path):
+    place = Place(config().model_dump_json(), None, tmp_path, tmp_path)
+    grid = Nodes(client_app.client_app(place), 2)
+    pressed = []
+    link = GridLink(grid, 2, interrupted=lambda: bool(pressed))
+    grid.pull_messages = lambda message_ids: []
+    pressed.append(True)
+    with pytest.raises(KeyboardInterrupt):
+        link.train([0, 1], {}, 1)
 
 
 def test_an_answer_without_tensors_is_a_sentence(tmp_path):

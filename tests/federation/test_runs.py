@@ -260,12 +260,6 @@ def test_bad_values_are_named(changes, words):
         config(**changes)
 
 
-def test_an_engine_that_is_not_there_is_refused_before_any_work(tmp_path):
-    with pytest.raises(ConfigError, match="engine flower is not there yet"):
-        play(tmp_path / "run", engine="flower")
-    assert not (tmp_path / "run" / "config.yaml").exists()
-
-
 def test_a_device_that_is_not_there_is_refused_before_any_work(tmp_path):
     with pytest.raises(ConfigError, match="cuda:99"):
         play(tmp_path / "run", device="cuda:99")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,7 +34,7 @@ ENVIRONMENT = {
 """What Flower, Ray and the clients' processes are told while they run; nobody is called home."""
 
 
-def simulate(place: Place, clients: int, log: Path, play: Callable[[Grid], None]) -> None:
+def simulate(place: Place, clients: int, log: Path, play: Callable[[Grid, Callable[[], bool]], None]) -> None:
     """Plays a federation on Flower's simulation engine, and ends every process that this started.
 
     ``run_simulation`` is what Flower 1.41 has for a program that plays a run by itself; its successor starts
@@ -42,15 +44,16 @@ def simulate(place: Place, clients: int, log: Path, play: Callable[[Grid], None]
         place: Where clients find what is their own.
         clients: How many.
         log: File that Flower's and Ray's messages go to.
-        play: Plays the rounds, given the grid. What it raises is raised here.
+        play: Plays the rounds, given the grid and what says whether Ctrl-C was pressed. What it raises is raised here.
     """
     before = set(psutil.Process().children(recursive=True))
     started: set[psutil.Process] = set()
     problems: list[BaseException] = []
+    interrupt = threading.Event()
 
     def main(grid: Grid) -> None:
         try:
-            play(grid)
+            play(grid, interrupt.is_set)
         except BaseException as problem:
             problems.append(problem)
         # Now, while they are our children: whoever loses its parent is not found by it any more.
@@ -65,7 +68,7 @@ def simulate(place: Place, clients: int, log: Path, play: Callable[[Grid], None]
         "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
     }
     try:
-        with _environment(ENVIRONMENT | home), _quiet(log):
+        with _environment(ENVIRONMENT | home), _quiet(log), _ctrl_c(interrupt):
             run_simulation(server_app(main), client_app(place), num_supernodes=clients, backend_config=backend)
     finally:
         started.update(psutil.Process().children(recursive=True))
@@ -89,6 +92,19 @@ def end(processes: set[psutil.Process], patience: float = 10.0) -> None:
     for process in alive:
         process.kill()
     psutil.wait_procs(alive, timeout=patience)
+
+
+@contextmanager
+def _ctrl_c(interrupt: threading.Event) -> Iterator[None]:
+    """Ctrl-C is noted, not raised: Flower would wait for the last round before it ends."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    old = signal.signal(signal.SIGINT, lambda number, frame: interrupt.set())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, old)
 
 
 @contextmanager

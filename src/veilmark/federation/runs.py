@@ -180,5 +180,7 @@ def _play(
             place,
             config.clients,
             run.path / "flower.log",
-            lambda grid: rounds.play(GridLink(grid, config.clients, advance=advance), done + 1),
+            lambda grid, interrupted: rounds.play(
+                GridLink(grid, config.clients, advance=advance, interrupted=interrupted), done + 1
+            ),
         )

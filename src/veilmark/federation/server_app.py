@@ -26,6 +26,7 @@ class GridLink(Link):
         patience: Seconds to wait for them.
         advance: Called after each client's turn.
         timeout: Seconds to wait for a round's answers; without, as long as it takes.
+        interrupted: Whether somebody wants the run to end.
 
     Raises:
         FederationError: If the clients do not come, or are not numbered 0 to ``clients - 1``.
@@ -39,13 +40,14 @@ class GridLink(Link):
         patience: float = 300.0,
         advance: Callable[[], None] = lambda: None,
         timeout: float | None = None,
+        interrupted: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.grid, self.advance, self.timeout = grid, advance, timeout
+        self.grid, self.advance, self.timeout, self.interrupted = grid, advance, timeout, interrupted
         until = time.monotonic() + patience
         while len(nodes := list(grid.get_node_ids())) < clients:
             if time.monotonic() > until:
                 raise FederationError(f"{len(nodes)} of {clients} clients came within {patience:g} seconds")
-            time.sleep(PAUSE)
+            self._pause()
         self.nodes: dict[int, int] = {}
         for node, reply in self._answers("query", {node: RecordDict() for node in nodes}):
             if reply.has_error():
@@ -87,7 +89,12 @@ class GridLink(Link):
             for reply in self.grid.pull_messages(list(waiting)):
                 waiting.discard(reply.metadata.reply_to_message_id)
                 yield reply.metadata.src_node_id, reply
-            time.sleep(PAUSE)
+            self._pause()
+
+    def _pause(self) -> None:
+        if self.interrupted():
+            raise KeyboardInterrupt
+        time.sleep(PAUSE)
 
 
 def server_app(play: Callable[[Grid], None]) -> ServerApp:

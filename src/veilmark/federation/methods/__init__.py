@@ -6,6 +6,7 @@ from typing import Any
 
 from veilmark.federation.methods.ats import TransformedTraining
 from veilmark.federation.methods.dp import UpdateNoise
+from veilmark.federation.methods.dpsgd import DPSGD
 from veilmark.federation.methods.etc import EncryptThenCompress
 from veilmark.federation.methods.fedcg import FedCG
 from veilmark.federation.methods.gc import GradientCompression
@@ -21,6 +22,7 @@ METHODS: dict[str, type[Method[Any]]] = {
     "ats": TransformedTraining,
     "etc": EncryptThenCompress,
     "dp": UpdateNoise,
+    "dpsgd": DPSGD,
     "gc": GradientCompression,
     "fedcg": FedCG,
 }

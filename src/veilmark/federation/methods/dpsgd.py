@@ -1,0 +1,200 @@
+"""Noisy SGD on clipped gradients of single examples: DP-SGD (Abadi et al. 2016, arXiv 1607.00133), by Opacus.
+
+Each client draws every example into a step with probability q = batch / examples, clips each example's gradient to a
+norm, adds Gaussian noise to their sum, and divides by the expected batch. An accountant (PRV of Gopi et al. 2021, or
+RDP of Mironov 2017) says what its rounds have spent; a client whose next round would spend more than its budget does
+not train any more: it sends back what it was sent.
+
+**The unit of privacy is one example of one client; neighbours differ by adding or removing one example.** Epsilon holds
+for everything that a client sends in the whole run, against whoever sees it, the server included. What it does not
+cover: how many examples a client has (the server is told), and a client's examples as a whole. Chance comes from the
+client's secret, so that nobody else can draw it again, through generators that are not cryptographic: whoever needs
+that runs Opacus's secure mode.
+
+``none`` with the same ``data.head_widths`` is the same network without clipping and noise.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from importlib.util import find_spec
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from veilmark.federation.messages import Update
+from veilmark.federation.methods.fedavg import FedAvgClient, FedAvgServer
+from veilmark.federation.methods.method import Client, ClientView, Method, Server, ServerView
+from veilmark.federation.tasks.task import Learner
+from veilmark.run.checkpoints import Tensors
+from veilmark.run.errors import ConfigError
+from veilmark.run.local_training import batches, rate, sgd
+from veilmark.run.seeds import rng_for
+
+LARGEST_NETWORK = 2_000_000
+"""Parameters; a gradient is kept for each example."""
+
+AT_ONCE = 16
+"""Examples whose gradients are held at the same time."""
+
+
+class DPSGDOptions(BaseModel):
+    """Options of ``dpsgd``.
+
+    Attributes:
+        epsilon: Budget of a client, for the whole run.
+        delta: Of the same promise; well below 1 / examples.
+        noise: Noise multiplier: the noise's standard deviation over ``clip``.
+        clip: Largest norm of one example's gradient.
+        accountant: ``prv`` (tighter) or ``rdp``.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    epsilon: float = Field(8.0, gt=0)
+    delta: float = Field(1e-5, gt=0, lt=1)
+    noise: float = Field(1.0, gt=0)
+    clip: float = Field(1.0, gt=0)
+    accountant: Literal["prv", "rdp"] = "prv"
+
+
+@functools.lru_cache(maxsize=256)
+def spent(options: DPSGDOptions, sample_rate: float, steps: int) -> float:
+    """Epsilon of a client after some steps, an upper bound.
+
+    Args:
+        options: Noise, delta, accountant.
+        sample_rate: q, 0 to 1.
+        steps: Steps so far.
+    """
+    from opacus.accountants import PRVAccountant, RDPAccountant
+
+    if not steps:
+        return 0.0
+    accountant: Any = {"prv": PRVAccountant, "rdp": RDPAccountant}[options.accountant]()
+    accountant.history = [(options.noise, sample_rate, steps)]
+    return float(accountant.get_epsilon(delta=options.delta))
+
+
+class DPSGDClient(FedAvgClient):
+    """Trains the whole network by noisy SGD until its budget is spent.
+
+    Args:
+        view: What the client knows.
+        learner: Network and examples.
+        options: Budget and noise.
+    """
+
+    def __init__(self, view: ClientView, learner: Learner, options: DPSGDOptions) -> None:
+        super().__init__(view, learner, list(learner.model.state_dict()))
+        self.options, self.steps = options, 0
+
+    @property
+    def sample_rate(self) -> float:
+        """q: the chance of an example to be in a step."""
+        return min(1.0, self.view.training.batch / self.learner.examples)
+
+    def train_round(self, broadcast: Tensors, round_number: int) -> Update:
+        """As many noisy steps as others take plain ones; none if they would spend too much."""
+        view, options = self.view, self.options
+        steps = len(batches(self.learner.examples, view.training, view.seed, view.number, round_number))
+        stopped = spent(options, self.sample_rate, self.steps + steps) > options.epsilon
+        sent = broadcast
+        if not stopped:
+            self._take(broadcast)
+            self._train(round_number, steps)
+            self.steps += steps
+            sent = {name: value.clone().cpu() for name, value in self.learner.model.state_dict().items()}
+        # Loss and accuracy of the training are of single examples' making and in no accountant's books.
+        figures = {"epsilon": spent(options, self.sample_rate, self.steps), "stopped": float(stopped)}
+        return Update(sent, figures, self.learner.examples)
+
+    def _train(self, round_number: int, steps: int) -> None:
+        from opacus import GradSampleModule
+        from opacus.optimizers import DPOptimizer
+
+        view, learner, options = self.view, self.learner, self.options
+        secret = view.secrets.own
+        draws = np.random.default_rng(
+            secret.stream(f"dpsgd draws|{round_number}".encode()).take(32).view("<u4").tolist()
+        )
+        noise = torch.Generator(view.device)
+        noise.manual_seed(int(secret.stream(f"dpsgd noise|{round_number}".encode()).take(8).view("<u8")[0]) >> 1)
+        hooked = GradSampleModule(learner.model)
+        optimizer = DPOptimizer(
+            sgd(learner.model, view.training, rate(round_number, view.rounds, view.training.decay_after)),
+            noise_multiplier=options.noise,
+            max_grad_norm=options.clip,
+            expected_batch_size=max(1, round(self.sample_rate * learner.examples)),
+            generator=noise,
+        )
+        try:
+            for step in range(steps):
+                rows = torch.from_numpy(np.flatnonzero(draws.random(learner.examples) < self.sample_rate))
+                chunks = torch.split(rows, AT_ONCE)
+                for number, chunk in enumerate(chunks):
+                    self._gradients(chunk, rng_for(view.seed, 22, view.number, round_number, step, number))
+                    if number < len(chunks) - 1:
+                        optimizer.signal_skip_step()
+                    optimizer.step()
+                    optimizer.zero_grad()
+        finally:
+            hooked.to_standard_module()
+
+    def _gradients(self, rows: Tensor, rng: np.random.Generator) -> None:
+        """Leaves each parameter's gradients by example in ``grad_sample``."""
+        if len(rows):
+            loss, _ = self.learner.loss(rows, rng)
+            with warnings.catch_warnings():
+                # The first layer's input needs no gradient; Opacus's hooks do not ask for it either.
+                warnings.filterwarnings("ignore", "Full backward hook is firing")
+                loss.backward()  # type: ignore[no-untyped-call]
+            return
+        # Nobody was drawn: the step is noise alone, and counts.
+        for parameter in self.learner.model.parameters():
+            parameter.grad_sample = parameter.new_zeros((0, *parameter.shape))  # type: ignore[attr-defined]
+
+    def state(self) -> Tensors:
+        """How many steps it has taken."""
+        return {"steps": torch.tensor(self.steps)}
+
+    def load_state(self, tensors: Tensors) -> None:
+        """Goes on counting."""
+        self.steps = int(tensors["steps"])
+
+
+class DPSGD(Method[DPSGDOptions]):
+    """Noisy SGD on clipped gradients of single examples."""
+
+    summary = "the whole network, trained by noisy SGD within a budget"
+    source = "Abadi et al. 2016, arXiv 1607.00133"
+    tasks = ("classify",)
+    model = DPSGDOptions
+
+    def client(self, view: ClientView) -> Client:
+        """A client that spends its budget."""
+        return DPSGDClient(view, view.learner(), self.options)
+
+    def server(self, view: ServerView) -> Server:
+        """A server that averages.
+
+        Raises:
+            ConfigError: If the network is too large for a gradient of each example, or Opacus is missing.
+        """
+        if find_spec("opacus") is None:
+            raise ConfigError("method dpsgd: Opacus is not installed; pip install 'veilmark[federation]'")
+        network = view.task.network(view.seed)
+        _check_size(network)
+        return FedAvgServer(network.state_dict(), ("epsilon", "stopped"))
+
+
+def _check_size(network: nn.Module) -> None:
+    count = sum(parameter.numel() for parameter in network.parameters())
+    if count > LARGEST_NETWORK:
+        raise ConfigError(
+            f"method dpsgd: the network has {count:,} parameters, and a gradient is kept for each example; at most "
+            f"{LARGEST_NETWORK:,} fit. Take a smaller head: --set 'data.head_widths=[128, 64]'"
+        )
