@@ -60,6 +60,8 @@ class ClientConfig(BaseModel):
         extractor: ``separate``: F learns to reconstruct only (the paper). ``joint``: also from the labels, with C.
             ``key``: restarts every round from the common secret. ``fixed``: stays at that start. ``none``: C reads
             pixels.
+        extractor_start: Where F starts that is kept (``separate``, ``joint``): ``own``, each client's by chance, or
+            ``key``, the common secret.
         published: The published code's generator without skips and its pool whose labels stay behind.
     """
 
@@ -74,6 +76,7 @@ class ClientConfig(BaseModel):
     history: int = Field(50, ge=0)
     head: Head = "key"
     extractor: ExtractorTraining = "separate"
+    extractor_start: Literal["own", "key"] = "own"
     published: bool = False
 
 
@@ -190,7 +193,8 @@ class PPIDSGClient:
         config = self.config
         if config.head == "key":
             start_from_secret(self.classifier, self.key, "C")
-        if config.extractor == "key" or (config.extractor == "fixed" and first):
+        common = config.extractor == "fixed" or config.extractor_start == "key"
+        if config.extractor == "key" or (common and first):
             start_from_secret(self.extractor, self.key, "F")
 
     def train_round(self, shared: Tensors, round_number: int) -> dict[str, float]:
