@@ -91,7 +91,7 @@ def to_bytes(pictures: Tensor) -> Tensor:
 
 
 @contextmanager
-def _frozen(*networks: nn.Module) -> Iterator[None]:
+def frozen(*networks: nn.Module) -> Iterator[None]:
     """No gradients are computed for these networks' weights meanwhile."""
     parameters = [p for network in networks for p in network.parameters() if p.requires_grad]
     for parameter in parameters:
@@ -236,7 +236,7 @@ class PPIDSGClient:
     def _step(self, rows: Tensor, rng: np.random.Generator, classes: float, shared: Tensors) -> dict[str, float]:
         config = self.config
         x, y, labels = to_unit(self.pictures[rows]), to_unit(self.scrambled[rows]), self.labels[rows]
-        with _frozen(self.discriminator, self.extractor, self.classifier):
+        with frozen(self.discriminator, self.extractor, self.classifier):
             for _ in range(config.generator_steps):
                 generated = self.generator(x)
                 adversarial = adversarial_loss(self.discriminator(generated))
@@ -283,11 +283,11 @@ class PPIDSGClient:
         return found
 
     def _descend(self, loss: Tensor, *names: str) -> None:
-        for name in names:
-            self.optimizers[name].zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         for name in names:
             self.optimizers[name].step()
+            # C's gradients are as large as C: not kept through the steps of the others.
+            self.optimizers[name].zero_grad(set_to_none=True)
 
     def predict(self, pictures: Tensor, batch: int = 256) -> Tensor:
         """Classes ``(n,)`` of pictures ``(n, c, s, s)`` uint8, by this client's own networks; nothing is scrambled."""

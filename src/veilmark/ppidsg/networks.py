@@ -7,7 +7,6 @@ same function.
 
 from __future__ import annotations
 
-import functools
 import math
 
 import numpy as np
@@ -19,6 +18,10 @@ from veilmark.run.errors import ConfigError
 
 FEATURES = 128
 """Channels of G's bottleneck and of F's features."""
+
+
+_PIECE = 2**20
+"""Weights that are drawn from a key stream at once."""
 
 
 def _norm(channels: int) -> nn.GroupNorm:
@@ -219,10 +222,14 @@ def start_from_secret(network: nn.Module, secret: Secret, name: str) -> None:
             parameter.copy_(values.view(parameter.shape).to(parameter.device))
 
 
-# Clients who take turns in one process start from the same numbers; a head's millions take half a second to draw.
-@functools.lru_cache(maxsize=8)
 def _drawn(secret: Secret, purpose: str, count: int, inputs: int) -> Tensor:
-    words = secret.stream(purpose.encode()).take(4 * count).view("<u4")
-    # 24 bits are what a float32 in [0, 1) can hold exactly.
-    uniform = (words >> 8).astype(np.float32) / np.float32(2**24)
-    return torch.from_numpy((2 * uniform - 1) * np.float32(1 / math.sqrt(inputs)))
+    stream, values = secret.stream(purpose.encode()), np.empty(count, dtype=np.float32)
+    # In pieces: a head's numbers at once would need five times their memory on the way.
+    for piece in np.split(values, range(_PIECE, count, _PIECE)):
+        # 24 bits are what a float32 in [0, 1) can hold exactly.
+        piece[:] = stream.take(4 * len(piece)).view("<u4") >> 8
+        piece /= np.float32(2**24)
+        piece *= 2
+        piece -= 1
+        piece *= np.float32(1 / math.sqrt(inputs))
+    return torch.from_numpy(values)
