@@ -133,6 +133,12 @@ class PlainClient(PPIDSGClient):
                 logits = self.classifier(features).float()
             self._descend(class_loss(logits, labels), "classifier")
 
+    def _descend(self, loss: Tensor, *names: str) -> None:
+        # Wasted gradients lie about; they must not be taken for those of this step.
+        for name in names:
+            self.optimizers[name].zero_grad(set_to_none=True)
+        super()._descend(loss, *names)
+
     def _precision(self) -> Any:
         return torch.autocast("cpu", torch.bfloat16) if "bfloat16" in self.waste else nullcontext()
 

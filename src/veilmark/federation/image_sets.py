@@ -10,7 +10,6 @@ from typing import Literal
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.datasets import load_digits
 
 from veilmark.faces.datasets.source import Source
 from veilmark.federation.image_readers import (
@@ -169,6 +168,9 @@ def _folder(data: Path, split: Split) -> ImageSet:
 
 def _digits(_: Path, split: Split) -> ImageSet:
     """UCI's hand-written digits (Alpaydin and Kaynak 1998), as scikit-learn ships them: the last fifth is test."""
+    # Where it is needed: scikit-learn takes 80 MB that a client may not have to spare.
+    from sklearn.datasets import load_digits
+
     bunch = load_digits()
     images = np.round(bunch.images * (255 / 16)).astype(np.uint8)[:, None]
     labels = bunch.target.astype(np.int64)

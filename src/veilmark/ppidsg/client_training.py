@@ -211,14 +211,6 @@ class PPIDSGClient:
         shared = {name: value.to(self.device) for name, value in shared.items()}
         self.generator.load_state_dict(shared)
         self._restart(first=False)
-        fresh = self._plain_optimizers()
-        # What restarts has no momentum from before.
-        if config.head == "key":
-            self.optimizers["classifier"] = fresh["classifier"]
-        if config.extractor == "key":
-            self.optimizers["extractor"] = fresh["extractor"]
-        if not config.keep_adam:
-            self.optimizers["generator"] = self._adam(self.generator)
         share = rate(round_number, self.rounds, self.training.decay_after)
         for name, optimizer in self.optimizers.items():
             base = config.generator_lr if name in ("generator", "discriminator") else self.training.lr
@@ -231,7 +223,15 @@ class PPIDSGClient:
             rng = rng_for(self.seed, 22, self.number, round_number, step)
             for name, value in self._step(rows, rng, classes, shared).items():
                 sums[name] = sums.get(name, 0.0) + value
+        self._forget()
         return {name: value / len(steps) for name, value in sums.items()}
+
+    def _forget(self) -> None:
+        """What restarts with the next round has no momentum from this one, and takes no memory until then."""
+        lasting, fresh = self._lasting(), self._plain_optimizers() | {"generator": self._adam(self.generator)}
+        for name in self.optimizers:
+            if name not in lasting:
+                self.optimizers[name] = fresh[name]
 
     def _step(self, rows: Tensor, rng: np.random.Generator, classes: float, shared: Tensors) -> dict[str, float]:
         config = self.config
