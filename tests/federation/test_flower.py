@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from tiny_federations import config, play
+
 pytest.importorskip("flwr")
 pytest.importorskip("ray")
 
@@ -21,32 +23,9 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from veilmark.federation import client_app, flower, runs
 from veilmark.federation.client_app import CLIENT, FIGURES, TENSORS, Place, to_record, to_tensors
-from veilmark.federation.config import FederationConfig
 from veilmark.federation.engine import FederationError
-from veilmark.federation.runs import run_federation
 from veilmark.federation.server_app import GridLink
-from veilmark.run.config import override, resolve
 from veilmark.run.errors import ConfigError
-from veilmark.run.folder import RunFolder
-
-TINY = {
-    "clients": 2,
-    "rounds": 2,
-    "data": {"layout": "digits", "per_client": 8, "test": 20, "head_widths": [16, 8]},
-    "training": {"batch": 4},
-}
-
-
-def config(**changes):
-    settings = [f"{key.replace('__', '.')}={json.dumps(value)}" for key, value in changes.items()]
-    return resolve(FederationConfig, override(TINY, settings), "test")
-
-
-def play(path, made, secrets, **options):
-    run = RunFolder(path)
-    with run.hold():
-        run_federation(made, None, run, secrets=secrets, **options)
-    return run
 
 
 @pytest.fixture(autouse=True)
@@ -124,14 +103,14 @@ def test_records_keep_values_names_order_shapes_and_types(tensor):
 @pytest.mark.parametrize("method", ["none", "local", "ppidsg"])
 def test_messages_change_nothing(tmp_path, monkeypatch, method):
     made, secrets = config(method=method, rounds=1), tmp_path / "secrets"
-    here = play(tmp_path / "a", made, secrets)
+    here = play(tmp_path / "a", made, secrets=secrets)
 
     def without_ray(place, clients, log, play):
         client_app._side.cache_clear()
         play(Nodes(client_app.client_app(place), clients), lambda: False)
 
     monkeypatch.setattr(flower, "simulate", without_ray)
-    there = play(tmp_path / "b", made, secrets, engine="flower")
+    there = play(tmp_path / "b", made, secrets=secrets, engine="flower")
     assert json.loads((there.path / "summary.json").read_text())["engine"] == "flower"
     for one, other in zip(here.read_log(), there.read_log(), strict=True):
         assert one["accuracy"] == other["accuracy"]
@@ -140,7 +119,7 @@ def test_messages_change_nothing(tmp_path, monkeypatch, method):
 
 def test_a_client_that_fails_is_named_and_the_round_goes_on(tmp_path):
     made = config(method="none")
-    play(tmp_path / "a", made, tmp_path / "secrets")
+    play(tmp_path / "a", made, secrets=tmp_path / "secrets")
     place = Place(made.model_dump_json(), None, tmp_path / "secrets", tmp_path / "b")
     client_app._side.cache_clear()
     side = client_app._side(place)
@@ -206,14 +185,14 @@ def test_an_answer_without_tensors_is_a_sentence(tmp_path):
 
 def test_flower_computes_on_the_processor(tmp_path):
     with pytest.raises(ConfigError, match="not on cuda; take --engine in-process"):
-        play(tmp_path / "run", config(), tmp_path / "secrets", engine="flower", device="cuda")
+        play(tmp_path / "run", config(), secrets=tmp_path / "secrets", engine="flower", device="cuda")
     assert not (tmp_path / "run/config.yaml").exists()
 
 
 def test_without_flower_the_remedy_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'veilmark\[federation\]'"):
-        play(tmp_path / "run", config(), tmp_path / "secrets", engine="flower")
+        play(tmp_path / "run", config(), secrets=tmp_path / "secrets", engine="flower")
     assert not (tmp_path / "run/config.yaml").exists()
 
 
@@ -248,9 +227,9 @@ def processes():
 @pytest.mark.parametrize("method", ["none", "local", "ppidsg"])
 def test_flower_and_one_process_agree_and_nothing_is_left(tmp_path, method):
     made, secrets = config(method=method), tmp_path / "secrets"
-    here = play(tmp_path / "a", made, secrets)
+    here = play(tmp_path / "a", made, secrets=secrets)
     before = processes()
-    there = play(tmp_path / "b", made, secrets, engine="flower")
+    there = play(tmp_path / "b", made, secrets=secrets, engine="flower")
     assert processes() <= before
     for one, other in zip(here.read_log(), there.read_log(), strict=True):
         assert close(one["accuracy"]["per_client"], other["accuracy"]["per_client"])
@@ -262,7 +241,7 @@ def test_flower_and_one_process_agree_and_nothing_is_left(tmp_path, method):
 @pytest.mark.slow
 def test_resume_on_flower_equals_unbroken(tmp_path, monkeypatch):
     made, secrets = config(rounds=2), tmp_path / "secrets"
-    unbroken = play(tmp_path / "a", made, secrets, engine="flower")
+    unbroken = play(tmp_path / "a", made, secrets=secrets, engine="flower")
     train = GridLink.train
 
     def killed(self, clients, broadcast, round_number):
@@ -273,10 +252,10 @@ def test_resume_on_flower_equals_unbroken(tmp_path, monkeypatch):
     before = processes()
     monkeypatch.setattr(GridLink, "train", killed)
     with pytest.raises(KeyboardInterrupt):
-        play(tmp_path / "b", made, secrets, engine="flower")
+        play(tmp_path / "b", made, secrets=secrets, engine="flower")
     monkeypatch.undo()
     assert processes() <= before
-    again = play(tmp_path / "b", made, secrets, engine="flower", resume=True)
+    again = play(tmp_path / "b", made, secrets=secrets, engine="flower", resume=True)
     for one, other in zip(unbroken.read_log(), again.read_log(), strict=True):
         assert one["accuracy"] == other["accuracy"]
         assert one["losses"] == other["losses"]
@@ -287,7 +266,7 @@ def test_a_client_without_its_secret_is_left_out_and_named(tmp_path, monkeypatch
     secrets = tmp_path / "secrets"
     monkeypatch.setattr(runs, "_same_secrets", lambda run, checks: (secrets / "client-1.key").unlink())
     monkeypatch.setattr(runs, "write_samples", lambda *_: [])
-    run = play(tmp_path / "run", config(rounds=1, method="none"), secrets, engine="flower")
+    run = play(tmp_path / "run", config(rounds=1, method="none"), secrets=secrets, engine="flower")
     assert run.read_log()[0]["clients"] == [0]
     (said,) = json.loads((run.path / "summary.json").read_text())["refused"]
     assert said.startswith("round 1, client 1: ")

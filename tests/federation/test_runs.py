@@ -6,34 +6,13 @@ import stat
 import pytest
 import torch
 
+from tiny_federations import config, play
 from veilmark.federation import engine, runs
-from veilmark.federation.config import FederationConfig
 from veilmark.federation.messages import Update
-from veilmark.federation.runs import run_federation
 from veilmark.federation.transcript import Transcript, TranscriptError
 from veilmark.run.checkpoints import read_tensors
-from veilmark.run.config import override, resolve
 from veilmark.run.errors import ConfigError, VeilmarkError
 from veilmark.run.folder import RunError, RunFolder
-
-TINY = {
-    "clients": 2,
-    "rounds": 2,
-    "data": {"layout": "digits", "per_client": 8, "test": 20, "head_widths": [16, 8]},
-    "training": {"batch": 4},
-}
-
-
-def config(**changes):
-    settings = [f"{key.replace('__', '.')}={json.dumps(value)}" for key, value in changes.items()]
-    return resolve(FederationConfig, override(TINY, settings), "test")
-
-
-def play(path, made=None, **options):
-    run = RunFolder(path)
-    with run.hold():
-        run_federation(made or config(), None, run, **options)
-    return run
 
 
 def without_time(records):
