@@ -1,0 +1,1 @@
+"""What leaked: attacks on what the server of a federation saw."""

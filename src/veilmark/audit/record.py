@@ -1,0 +1,219 @@
+"""What an attacker has: the messages that the server saw, the public config, the public architecture. Nothing else.
+
+A record is built from a transcript through an allow-list. The clients' pictures and secrets cannot be in it: they go
+to the scorer of an attack, by an argument of its own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from veilmark.federation.config import FederationConfig
+from veilmark.federation.messages import Declared, Update
+from veilmark.federation.methods.method import Method, ServerView
+from veilmark.federation.tasks.classify import Classify
+from veilmark.federation.tasks.task import Data
+from veilmark.federation.transcript import VERSION, Transcript, TranscriptError
+from veilmark.run.checkpoints import Tensors, read_tensors
+from veilmark.run.errors import ConfigError, VeilmarkError
+
+
+class ThreatModel(StrEnum):
+    """Who attacks, and what that somebody has."""
+
+    server = "honest-but-curious server"
+    """The record."""
+    client = "curious client"
+    """The record, its own pictures and networks, and a secret of the federation's scope."""
+    outsider = "outsider"
+    """The released weights and public data."""
+
+
+class _Architecture(BaseModel):
+    """The public measures of the task ``classify``."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    channels: int = Field(ge=1, le=3)
+    side: int = Field(ge=1)
+    head_widths: list[int] = Field(min_length=2, max_length=2)
+    classes: list[str] = Field(min_length=1)
+
+
+class _Manifest(BaseModel):
+    """What ``manifest.json`` may hold, and all of it."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    version: int
+    config: dict[str, Any]
+    architecture: _Architecture
+    shared: dict[str, list[int]]
+    metrics: list[str]
+
+
+class _Said(BaseModel):
+    """What may stand beside the tensors of an update."""
+
+    model_config = ConfigDict(extra="forbid")
+    metrics: str
+    examples: int
+
+
+@dataclass(frozen=True, eq=False)
+class RecordedRound:
+    """The messages of one round.
+
+    Attributes:
+        number: From 1.
+        broadcast: What every client was sent.
+        updates: What clients sent, by client.
+    """
+
+    number: int
+    broadcast: Tensors
+    updates: Mapping[int, Update]
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """What an attacker has.
+
+    Attributes:
+        config: The public config. It holds the run's seed, as the server does.
+        method: What clients do, with its public options.
+        server: What the server knows: networks and settings, no example.
+        declared: What an update looks like.
+        rounds: The recorded rounds, oldest first.
+    """
+
+    config: FederationConfig
+    method: Method[Any]
+    server: ServerView
+    declared: Declared
+    rounds: tuple[RecordedRound, ...]
+
+    @property
+    def task(self) -> Classify:
+        """The networks of the task, without a test set."""
+        assert isinstance(self.server.task, Classify)
+        return self.server.task
+
+
+def read_record(path: Path) -> Record:
+    """Reads a transcript, if it is whole and holds what a transcript may hold.
+
+    Args:
+        path: The folder ``transcript`` of a federation's run.
+
+    Returns:
+        The record.
+
+    Raises:
+        TranscriptError: If a file is missing, changed, of another version, or holds a key or tensor that was not
+            declared; the message says where.
+    """
+    transcript = Transcript(path)
+    files = transcript.verify()
+    manifest = _manifest(transcript.path / "manifest.json")
+    try:
+        config = FederationConfig.model_validate(manifest.config)
+        method = config.made_method()
+        server = ServerView(
+            _task(config, manifest.architecture), config.clients, config.rounds, config.seed, config.training
+        )
+        made = method.server(server)
+        declared, sent = made.declared(), Declared.like(made.broadcast())
+    except (ValidationError, ConfigError) as error:
+        raise TranscriptError(f"{transcript.path / 'manifest.json'}: the config does not fit: {error}") from error
+    shapes = {name: list(shape) for name, (shape, _) in declared.tensors.items()}
+    if manifest.shared != shapes or manifest.metrics != list(declared.metrics):
+        raise TranscriptError(
+            f"{transcript.path / 'manifest.json'} declares tensors or metrics that the method {config.method} does not "
+            "send; was it written by another version of Veilmark?"
+        )
+    rounds: dict[int, dict[str, Path]] = {}
+    for file in files[1:]:
+        folder, _, name = file.partition("/")
+        number = folder.removeprefix("round-")
+        if not (folder.startswith("round-") and number.isdecimal() and name.endswith(".safetensors")):
+            raise TranscriptError(f"{transcript.path / file} is no message of a round")
+        rounds.setdefault(int(number), {})[name.removesuffix(".safetensors")] = transcript.path / file
+    if not rounds:
+        raise TranscriptError(f"{transcript.path} holds no round; play the federation with --set record=all")
+    read = [_round(number, found, declared, sent, config.clients) for number, found in sorted(rounds.items())]
+    return Record(config, method, server, declared, tuple(read))
+
+
+def _manifest(path: Path) -> _Manifest:
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        version = said.get("version") if isinstance(said, dict) else None
+        if version != VERSION:
+            raise TranscriptError(f"{path} is of version {version!r}; this Veilmark reads version {VERSION}")
+        return _Manifest.model_validate(said)
+    except json.JSONDecodeError as error:
+        raise TranscriptError(f"{path} is not JSON: {error}") from error
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(map(str, problem["loc"]))
+        raise TranscriptError(f"{path}: {key}: {problem['msg']}; a record takes nothing but what is declared") from None
+
+
+def _task(config: FederationConfig, architecture: _Architecture) -> Classify:
+    channels, side = architecture.channels, architecture.side
+    nothing = Data(torch.zeros(0, channels, side, side, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64), ())
+    if list(config.data.head_widths) != architecture.head_widths:
+        raise ConfigError(f"head_widths are {architecture.head_widths} and {list(config.data.head_widths)}")
+    return Classify(config.data, tuple(architecture.classes), channels, side, nothing)
+
+
+def _round(number: int, files: Mapping[str, Path], declared: Declared, sent: Declared, clients: int) -> RecordedRound:
+    if "broadcast" not in files:
+        some = next(iter(files.values()))
+        raise TranscriptError(f"{some.parent} has no broadcast.safetensors")
+    broadcast, said = _read(files["broadcast"], sent)
+    if said:
+        raise TranscriptError(f"{files['broadcast']}: has {sorted(said)[0]!r} beside its tensors")
+    updates = {}
+    for name, path in files.items():
+        if name == "broadcast":
+            continue
+        client = name.removeprefix("client-")
+        if not (name.startswith("client-") and client.isdecimal() and int(client) < clients):
+            raise TranscriptError(f"{path} is no message of clients 0 to {clients - 1}")
+        updates[int(client)] = _update(path, declared)
+    return RecordedRound(number, broadcast, dict(sorted(updates.items())))
+
+
+def _update(path: Path, declared: Declared) -> Update:
+    tensors, metadata = _read(path, declared)
+    try:
+        said = _Said.model_validate(metadata)
+        metrics = json.loads(said.metrics)
+        figures = {name: float(metrics[name]) for name in declared.metrics}
+    except (ValidationError, json.JSONDecodeError, KeyError, TypeError, ValueError):
+        raise TranscriptError(f"{path}: what was declared beside the tensors is damaged, or not all of it") from None
+    if extra := sorted(set(metrics) - set(figures)):
+        raise TranscriptError(f"{path}: has the metric {extra[0]!r}, which is not declared")
+    return Update(tensors, figures, said.examples)
+
+
+def _read(path: Path, declared: Declared) -> tuple[Tensors, dict[str, str]]:
+    try:
+        tensors, metadata = read_tensors(path)
+    except VeilmarkError as error:
+        raise TranscriptError(str(error)) from error
+    found = Declared.like(tensors).tensors
+    for name in sorted(set(found) | set(declared.tensors)):
+        if found.get(name) != declared.tensors.get(name):
+            raise TranscriptError(
+                f"{path}: tensor {name!r} is {found.get(name, 'missing')}, declared {declared.tensors.get(name, 'not')}"
+            )
+    return tensors, metadata
