@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 import torch
-from tests.tiny_federations import config, play
 
+from tiny_federations import config, play
 from veilmark.audit.record import Record, read_record
 from veilmark.federation.methods import METHODS
 from veilmark.federation.transcript import Transcript, TranscriptError

@@ -1,0 +1,275 @@
+"""Pictures out of gradients: DLG, iDLG, and cosine distance with total variation, on any method's own losses.
+
+An attack sees a gradient and knows, or guesses, the function that made it: pictures and class probabilities to
+gradients. Which parts of that function the attacker really has is what the rungs of an audit's ladder differ in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from skimage.metrics import structural_similarity
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, one_hot
+
+from veilmark.ppidsg.losses import adversarial_loss, semantic_loss
+
+GradientOf = Callable[[Tensor, Tensor], Sequence[Tensor]]
+"""Pictures ``(n, c, h, w)`` in [-1, 1] and class probabilities ``(n, k)`` to gradients, with their graph."""
+
+
+def classifier_gradient(network: nn.Module) -> GradientOf:
+    """The gradient of plain training: cross-entropy with respect to all of a classifier's weights."""
+    weights = list(network.parameters())
+
+    def gradient(pictures: Tensor, probabilities: Tensor) -> Sequence[Tensor]:
+        return torch.autograd.grad(cross_entropy(network(pictures), probabilities), weights, create_graph=True)
+
+    return gradient
+
+
+def generator_gradient(
+    generator: nn.Module,
+    discriminator: nn.Module,
+    classifier: nn.Module,
+    scramble: Callable[[Tensor], Tensor],
+    semantic: float = 1.0,
+    classes: float = 2.0,
+) -> GradientOf:
+    """The gradient of PPIDSG's generator step (arXiv 2312.10380, section 4): adversarial, semantic and class loss.
+
+    Args:
+        generator: G, whose gradient is seen.
+        discriminator: D, or what the attacker has in its place.
+        classifier: C after F, or what the attacker has in its place.
+        scramble: The cipher, or what the attacker has in its place; differentiable.
+        semantic: Weight of the semantic loss.
+        classes: Weight of the class loss.
+    """
+    weights = list(generator.parameters())
+
+    def gradient(pictures: Tensor, probabilities: Tensor) -> Sequence[Tensor]:
+        generated = generator(pictures)
+        loss = adversarial_loss(discriminator(generated)) + semantic * semantic_loss(generated, scramble(pictures))
+        loss = loss + classes * cross_entropy(classifier(generated), probabilities)
+        return torch.autograd.grad(loss, weights, create_graph=True)
+
+    return gradient
+
+
+def sgd_gradient(
+    before: dict[str, Tensor], after: dict[str, Tensor], lr: float, weight_decay: float
+) -> dict[str, Tensor]:
+    """The gradient behind one step of SGD, from the weights before and after it.
+
+    Args:
+        before: Weights that were broadcast.
+        after: Weights that came back.
+        lr: Learning rate of the step.
+        weight_decay: SGD's.
+    """
+    return {name: (before[name] - after[name]) / lr - weight_decay * before[name] for name in after}
+
+
+@dataclass(frozen=True, eq=False)
+class Inverted:
+    """What an attack took out of a gradient.
+
+    Attributes:
+        pictures: ``(n, c, h, w)`` in [-1, 1].
+        probabilities: ``(n, k)``: how the attack labels them.
+        distance: Of their gradient to the one seen: in the attack's own measure, smaller is nearer.
+    """
+
+    pictures: Tensor
+    probabilities: Tensor
+    distance: float
+
+
+def cosine_inversion(
+    gradient: GradientOf,
+    seen: Sequence[Tensor],
+    shape: tuple[int, int, int, int],
+    labels: Tensor,
+    classes: int,
+    *,
+    steps: int = 400,
+    lr: float = 0.1,
+    smoothness: float = 1e-4,
+    restarts: int = 1,
+    seed: int = 0,
+    advance: Callable[[], None] = lambda: None,
+) -> Inverted:
+    """Geiping et al. 2020 (arXiv 2003.14053): cosine distance and total variation, Adam on signs, labels given.
+
+    Args:
+        gradient: What makes gradients.
+        seen: The gradient that was seen.
+        shape: Of the pictures: number, channels, height, width.
+        labels: ``(n,)`` int64.
+        classes: Number of classes.
+        steps: Steps of Adam for each start.
+        lr: Its rate; a tenth after 3/8, 5/8 and 7/8 of the steps.
+        smoothness: Weight of the total variation.
+        restarts: Random starts; the nearest is kept.
+        seed: Of the starts.
+        advance: Called after each step.
+    """
+    probabilities = one_hot(labels, classes).float()
+    milestones = [steps * part // 8 for part in (3, 5, 7)]
+    best: Inverted | None = None
+    for start in range(restarts):
+        x = torch.randn(shape, generator=torch.Generator().manual_seed(seed * 1000 + start)).requires_grad_()
+        optimizer = torch.optim.Adam([x], lr)
+        schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, 0.1)
+        for _ in range(steps):
+            apart = cosine_distance(gradient(x, probabilities), seen)
+            (slope,) = torch.autograd.grad(apart + smoothness * total_variation(x), x)
+            x.grad = slope.sign()
+            optimizer.step()
+            schedule.step()
+            with torch.no_grad():
+                x.clamp_(-1, 1)
+            advance()
+        apart = float(cosine_distance(gradient(x, probabilities), seen).detach())
+        if best is None or apart < best.distance:
+            best = Inverted(x.detach(), probabilities, apart)
+    assert best is not None
+    return best
+
+
+def dlg(
+    gradient: GradientOf,
+    seen: Sequence[Tensor],
+    shape: tuple[int, int, int, int],
+    classes: int,
+    labels: Tensor | None = None,
+    *,
+    steps: int = 100,
+    restarts: int = 3,
+    seed: int = 0,
+    advance: Callable[[], None] = lambda: None,
+) -> Inverted:
+    """DLG (Zhu et al. 2019, arXiv 1906.08935): squared distance of gradients, L-BFGS, labels found with the pictures.
+
+    With labels given it is iDLG (Zhao et al. 2020, arXiv 2001.02610), which takes them from the gradient's signs.
+
+    Args:
+        gradient: What makes gradients.
+        seen: The gradient that was seen.
+        shape: Of the pictures: number, channels, height, width.
+        classes: Number of classes.
+        labels: ``(n,)`` int64 where they are known.
+        steps: Steps of L-BFGS for each start, 20 evaluations at most each.
+        restarts: Random starts; the nearest is kept.
+        seed: Of the starts.
+        advance: Called after each step.
+    """
+    best: Inverted | None = None
+    known = None if labels is None else one_hot(labels, classes).float()
+    for start in range(restarts):
+        generator = torch.Generator().manual_seed(seed * 1000 + start)
+        x = torch.randn(shape, generator=generator).requires_grad_()
+        logits = torch.randn(shape[0], classes, generator=generator).requires_grad_()
+        optimizer = torch.optim.LBFGS([x, logits] if known is None else [x], lr=1)
+
+        def apart(x: Tensor = x, logits: Tensor = logits) -> Tensor:
+            said = logits.softmax(dim=1) if known is None else known
+            return squared_distance(gradient(x, said), seen)
+
+        def closure(
+            x: Tensor = x,
+            logits: Tensor = logits,
+            apart: Callable[[], Tensor] = apart,
+            optimizer: torch.optim.LBFGS = optimizer,
+        ) -> Tensor:
+            optimizer.zero_grad()
+            distance = apart()
+            wanted = [x, logits] if known is None else [x]
+            for tensor, slope in zip(wanted, torch.autograd.grad(distance, wanted), strict=True):
+                tensor.grad = slope
+            return distance
+
+        for _ in range(steps):
+            optimizer.step(closure)  # type: ignore[no-untyped-call]
+            advance()
+        nearness = float(apart().detach())
+        if np.isfinite(nearness) and (best is None or nearness < best.distance):
+            said = logits.detach().softmax(dim=1) if known is None else known
+            best = Inverted(x.detach().clamp(-1, 1), said, nearness)
+    if best is None:
+        # Every start ran away: the attack has nothing, and says so by noise.
+        noise = torch.rand(shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+        return Inverted(noise, torch.full((shape[0], classes), 1 / classes), float("inf"))
+    return best
+
+
+def cosine_distance(one: Sequence[Tensor], other: Sequence[Tensor]) -> Tensor:
+    """1 less the cosine of the angle between two gradients, all tensors taken together."""
+    product = torch.stack([(a * b).sum() for a, b in zip(one, other, strict=True)]).sum()
+    squares = [torch.stack([a.square().sum() for a in some]).sum() for some in (one, other)]
+    return 1 - product / (squares[0] * squares[1]).sqrt().clamp(min=1e-30)
+
+
+def squared_distance(one: Sequence[Tensor], other: Sequence[Tensor]) -> Tensor:
+    """Sum of squared differences of two gradients."""
+    return torch.stack([(a - b).square().sum() for a, b in zip(one, other, strict=True)]).sum()
+
+
+def total_variation(pictures: Tensor) -> Tensor:
+    """Mean absolute difference of neighbouring pixels, down and across."""
+    down, across = pictures.diff(dim=2).abs().mean(), pictures.diff(dim=3).abs().mean()
+    return down + across
+
+
+def psnr(one: Tensor, other: Tensor) -> Tensor:
+    """Peak signal to noise ratio in dB of pictures in [-1, 1], ``(n, c, h, w)`` twice to ``(n,)``; 100 at most."""
+    return -10 * torch.log10(((one - other) / 2).square().flatten(1).mean(dim=1).clamp(min=1e-10))
+
+
+@dataclass(frozen=True, eq=False)
+class Likeness:
+    """How near guesses come to the truth, and how near strangers do.
+
+    Attributes:
+        order: ``(n,)``: which guess was matched with each true picture.
+        psnr: ``(n,)`` dB.
+        ssim: ``(n,)``.
+        chance_psnr: ``(n,)`` dB: that of the nearest stranger.
+        chance_ssim: ``(n,)``: that of the stranger with the largest one.
+    """
+
+    order: list[int]
+    psnr: list[float]
+    ssim: list[float]
+    chance_psnr: list[float]
+    chance_ssim: list[float]
+
+
+def likeness(guesses: Tensor, truth: Tensor, strangers: Tensor) -> Likeness:
+    """Scores guesses of a batch, whose order no attack can know.
+
+    Args:
+        guesses: ``(n, c, h, w)`` in [-1, 1].
+        truth: ``(n, c, h, w)``.
+        strangers: ``(m, c, h, w)``: other pictures of the public set; the chance level is what the best of them has.
+    """
+    apart = torch.stack([psnr(guesses, true.expand_as(guesses)) for true in truth])
+    _, order = linear_sum_assignment(-apart.numpy())
+    near = torch.stack([psnr(strangers, true.expand_as(strangers)) for true in truth]).amax(dim=1)
+    return Likeness(
+        [int(guess) for guess in order],
+        [float(apart[row, guess]) for row, guess in enumerate(order)],
+        [_ssim(truth[row], guesses[guess]) for row, guess in enumerate(order)],
+        near.tolist(),
+        [max(_ssim(true, stranger) for stranger in strangers) for true in truth],
+    )
+
+
+def _ssim(one: Tensor, other: Tensor) -> float:
+    found = structural_similarity(one.numpy(), other.numpy(), data_range=2.0, channel_axis=0)  # type: ignore[no-untyped-call]
+    return float(found)
