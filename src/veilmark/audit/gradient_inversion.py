@@ -135,9 +135,9 @@ def cosine_inversion(
             with torch.no_grad():
                 x.clamp_(-1, 1)
             advance()
-        apart = float(cosine_distance(gradient(x, probabilities), seen).detach())
-        if best is None or apart < best.distance:
-            best = Inverted(x.detach(), probabilities, apart)
+        nearness = float(cosine_distance(gradient(x, probabilities), seen).detach())
+        if best is None or nearness < best.distance:
+            best = Inverted(x.detach(), probabilities, nearness)
     assert best is not None
     return best
 

@@ -1,0 +1,151 @@
+"""Which classes a client trained on, read from the gradient of its last layer: counts, not pictures.
+
+With cross-entropy the gradient of the last layer's bias is, for each class, the mean probability that the network
+gives it less the share of examples that have it. Whoever knows about what the network says reads the counts off.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Counts = NDArray[np.int64]
+
+
+def apportioned(wanted: Tensor, total: int) -> Counts:
+    """Whole counts nearest to real ones, not below 0, that add up to a total.
+
+    Args:
+        wanted: ``(k,)`` real counts.
+        total: How many examples there are.
+    """
+    values = wanted.double().clamp(min=0).numpy()
+    values = np.full(len(values), total / len(values)) if values.sum() <= 0 else values * total / values.sum()
+    counts: Counts = np.floor(values).astype(np.int64)
+    # Largest remainders first; ties by class.
+    counts[np.argsort(-(values - counts), kind="stable")[: total - int(counts.sum())]] += 1
+    return counts
+
+
+def sign_rule(weights: Tensor, total: int) -> Counts:
+    """Presence by sign (iDLG; Zhao et al. 2020): a class with a negative gradient is there. A baseline.
+
+    It counts nothing: the examples are shared out evenly among the classes that it finds. Right for activations that
+    are not negative, and for one example exactly.
+
+    Args:
+        weights: ``(k, d)``: the gradient of the last layer's weights, of a mean over examples.
+        total: How many examples there are.
+    """
+    there = weights.sum(dim=1) < 0
+    return apportioned(there.double() if bool(there.any()) else torch.ones(len(weights)), total)
+
+
+def llg(weights: Tensor, total: int) -> Counts:
+    """LLG (Wainakh et al. 2022, arXiv 2105.09369), from the gradient alone. A baseline.
+
+    Classes with a negative sum are there; each example is worth the same, the *impact*, and labels are taken from the
+    most negative class one by one. Right for activations that are not negative, early in training.
+
+    Args:
+        weights: ``(k, d)``: the gradient of the last layer's weights, of a mean over examples.
+        total: How many examples there are.
+    """
+    sums = weights.double().sum(dim=1).numpy().copy()
+    impact = sums[sums < 0].sum() / total * (1 + 1 / len(sums))
+    counts = np.zeros(len(sums), dtype=np.int64)
+    for label in np.flatnonzero(sums < 0)[:total]:
+        counts[label] += 1
+        sums[label] -= impact
+    while counts.sum() < total:
+        label = int(sums.argmin())
+        counts[label] += 1
+        sums[label] -= impact
+    return counts
+
+
+def counts_from_bias(bias: Tensor, probabilities: Tensor, total: int) -> Counts:
+    """Counts from the gradient of the last layer's bias: the enhanced attack, whatever the activation.
+
+    ``gradient = p - share``, where ``p`` is what the network says on average. The attacker asks the broadcast network
+    about labelled pictures of its own: ``p`` is the shares' mix of what it says of each class, so that shares are the
+    solution of ``(P^T - 1) share = gradient`` that sums to 1.
+
+    Args:
+        bias: ``(k,)``: the gradient, of a mean over examples.
+        probabilities: ``(k, k)``: mean class probabilities of each class of public pictures, a row a class; or
+            ``(k,)``, of all alike.
+        total: How many examples there are.
+    """
+    classes = len(bias)
+    said = probabilities.double().expand(classes, classes) if probabilities.ndim == 1 else probabilities.double()
+    # Without the sum the system does not tell how many there are in all.
+    system = torch.cat([said.T - torch.eye(classes), torch.ones(1, classes)]).double()
+    wanted = torch.cat([bias.double(), torch.ones(1, dtype=torch.float64)])
+    return apportioned(total * torch.linalg.lstsq(system, wanted[:, None]).solution[:, 0], total)
+
+
+def counts_from_weights(weights: Tensor, activations: Tensor, probabilities: Tensor, total: int) -> Counts:
+    """Counts from the gradient of the last layer's weights, for a layer whose bias is not shared.
+
+    Row ``k`` is about ``(p_k - share_k)`` times the mean activation: its projection on that gives the share.
+
+    Args:
+        weights: ``(k, d)``: the gradient, of a mean over examples.
+        activations: ``(d,)``: mean of what enters the last layer, estimated like the probabilities.
+        probabilities: ``(k,)``: mean class probabilities.
+        total: How many examples there are.
+    """
+    projected = weights.double() @ activations.double() / activations.double().square().sum()
+    return apportioned(total * (probabilities - projected), total)
+
+
+def sgd_weight(steps: int, momentum: float) -> float:
+    """How often gradients of a round stand in the change of the weights, in units of the learning rate.
+
+    With momentum the gradient of a step goes on to move the weights in all steps after it.
+
+    Args:
+        steps: Steps of the round; momentum starts at nothing.
+        momentum: SGD's.
+    """
+    return sum((1 - momentum ** (steps - step)) / (1 - momentum) for step in range(steps))
+
+
+@dataclass(frozen=True)
+class LabelScore:
+    """How right guessed counts are.
+
+    Attributes:
+        exact: Share of classes whose count is right, in percent.
+        presence: Share of classes of which it is right whether they are there, in percent.
+        l1: Share of examples that are counted in a wrong class, in percent: half the L1 distance.
+    """
+
+    exact: float
+    presence: float
+    l1: float
+
+
+def label_score(guess: Counts, truth: Counts) -> LabelScore:
+    """Scores counts ``(k,)`` of one batch.
+
+    Raises:
+        ValueError: If shapes differ.
+    """
+    if guess.shape != truth.shape:
+        raise ValueError(f"{guess.shape} classes guessed, {truth.shape} are there")
+    return LabelScore(
+        100 * float((guess == truth).mean()),
+        100 * float(((guess > 0) == (truth > 0)).mean()),
+        50 * float(np.abs(guess - truth).sum() / truth.sum()),
+    )
+
+
+def prior_counts(total: int, classes: int) -> Counts:
+    """The guess of somebody who saw nothing: all classes alike."""
+    return apportioned(torch.ones(classes), total)

@@ -1,0 +1,176 @@
+"""Was this picture in the training? Loss threshold, an attack network on prediction vectors, LiRA; and their measure.
+
+Every attack ends in a score for each picture, larger for those that it takes for members. Accuracy alone is not a
+measure of such scores: what counts is how many members are found while almost no stranger is accused (Carlini et al.
+2022, arXiv 2112.03570).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+from sklearn.neural_network import MLPClassifier
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+Scores = NDArray[np.float64]
+
+NEEDED = 10
+"""Strangers that must be accused wrongly for a rate to be measured at all."""
+
+
+def loss_threshold(logits: Tensor, labels: Tensor) -> Scores:
+    """Yeom et al. 2018: members have a smaller loss.
+
+    Args:
+        logits: ``(n, k)`` of the network that is asked.
+        labels: ``(n,)``.
+
+    Returns:
+        ``(n,)``: the loss, negative.
+    """
+    found: Scores = -cross_entropy(logits.double(), labels, reduction="none").numpy()
+    return found
+
+
+def attack_network(shadow: Tensor, member: NDArray[np.bool_], asked: Tensor, seed: int = 0) -> Scores:
+    """Shokri et al. 2017: a network that learns from shadow networks what predictions on members look like.
+
+    One small perceptron on prediction vectors, largest first, for all classes together.
+
+    Args:
+        shadow: ``(m, k)`` logits of shadow networks, whose members are known.
+        member: ``(m,)``.
+        asked: ``(n, k)`` logits of the network that is attacked.
+        seed: Of the perceptron.
+
+    Returns:
+        ``(n,)``: the probability of a member.
+    """
+    rows = [some.double().log_softmax(dim=1).sort(dim=1, descending=True).values.numpy() for some in (shadow, asked)]
+    mean, spread = rows[0].mean(axis=0), rows[0].std(axis=0) + 1e-6
+    model = MLPClassifier((32,), max_iter=1000, random_state=seed)
+    model.fit((rows[0] - mean) / spread, member)
+    found: Scores = model.predict_proba((rows[1] - mean) / spread)[:, 1]
+    return found
+
+
+def confidence(logits: Tensor, labels: Tensor) -> Scores:
+    """The logit of the right class's probability, ``log(p / (1 - p))``: nearly normal (Carlini et al. 2022).
+
+    Args:
+        logits: ``(..., n, k)``.
+        labels: ``(n,)``.
+
+    Returns:
+        ``(..., n)``.
+    """
+    logits = logits.double()
+    index = labels.expand(logits.shape[:-1])[..., None]
+    right = logits.gather(-1, index)[..., 0]
+    rest = logits.scatter(-1, index, -torch.inf).logsumexp(dim=-1)
+    found: Scores = (right - rest).numpy()
+    return found
+
+
+def lira(asked: Scores, shadows: Scores, member: NDArray[np.bool_]) -> Scores:
+    """LiRA, online (Carlini et al. 2022): how much likelier a confidence is if the picture was learned.
+
+    A normal distribution for each picture, with and without it; one variance for all pictures, as they do where there
+    are few shadows.
+
+    Args:
+        asked: ``(n,)`` confidences of the network that is attacked.
+        shadows: ``(s, n)`` confidences of the shadow networks.
+        member: ``(s, n)``: which shadow learned which picture; each picture at least once, and once not.
+
+    Returns:
+        ``(n,)``: log of the likelihood ratio.
+
+    Raises:
+        ValueError: If a picture was in every shadow, or in none.
+    """
+    if not (member.any(axis=0) & ~member.all(axis=0)).all():
+        raise ValueError("every picture must be in some shadow networks and not in others; take more shadows")
+    log_likelihood = []
+    for chosen in (member, ~member):
+        masked = np.ma.masked_array(shadows, ~chosen)
+        mean = masked.mean(axis=0)
+        variance = float((masked - mean).var()) + 1e-9
+        log_likelihood.append(-0.5 * (asked - mean.data) ** 2 / variance - 0.5 * np.log(variance))
+    found: Scores = log_likelihood[0] - log_likelihood[1]
+    return found
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A figure with its 95 % interval; ``None`` throughout where it cannot be measured."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class MembershipScore:
+    """How well members are told from strangers.
+
+    Attributes:
+        auc: Area under the curve, 0.5 for a coin.
+        at_percent: Share of the members found while 1 % of the strangers are accused.
+        at_permille: The same at 0.1 %.
+        members: How many members were asked about.
+        strangers: How many strangers.
+    """
+
+    auc: Rate
+    at_percent: Rate
+    at_permille: Rate
+    members: int
+    strangers: int
+
+
+def membership_score(members: Scores, strangers: Scores, seed: int = 0, draws: int = 500) -> MembershipScore:
+    """Scores an attack, with intervals by bootstrap over pictures.
+
+    A true-positive rate is measured only where at least ten strangers lie above its threshold: at 1 % it takes 1,000
+    strangers, at 0.1 % 10,000.
+
+    Args:
+        members: ``(n,)`` scores of pictures that were learned.
+        strangers: ``(m,)`` scores of pictures that were not.
+        seed: Of the bootstrap.
+        draws: Of the bootstrap.
+    """
+    rng = np.random.default_rng(seed)
+    rows = [(rng.integers(len(members), size=len(members)), rng.integers(len(strangers), size=len(strangers)))
+            for _ in range(draws)]  # fmt: skip
+
+    def rate(allowed: float | None) -> Rate:
+        if allowed is not None and len(strangers) * allowed < NEEDED:
+            return Rate(None, None, None)
+
+        def figure(one: Scores, other: Scores) -> float:
+            return _auc(one, other) if allowed is None else true_positive_rate(one, other, allowed)
+
+        drawn = [figure(members[m], strangers[s]) for m, s in rows]
+        low, high = np.quantile(drawn, [0.025, 0.975])
+        return Rate(figure(members, strangers), float(low), float(high))
+
+    return MembershipScore(rate(None), rate(0.01), rate(0.001), len(members), len(strangers))
+
+
+def _auc(members: Scores, strangers: Scores) -> float:
+    truth = np.r_[np.ones(len(members)), np.zeros(len(strangers))]
+    return float(roc_auc_score(truth, np.r_[members, strangers]))
+
+
+def true_positive_rate(members: Scores, strangers: Scores, allowed: float) -> float:
+    """Share of members above the threshold that at most a share ``allowed`` of the strangers exceeds."""
+    above = int(np.floor(len(strangers) * allowed))
+    threshold = np.sort(strangers)[len(strangers) - 1 - above]
+    return float((members > threshold).mean())

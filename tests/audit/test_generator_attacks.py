@@ -1,0 +1,57 @@
+import numpy as np
+import pytest
+import torch
+from test_cipher_attacks import cipher, noise, smooth
+
+from veilmark.audit.client_inference import link, linked_percent, moved
+from veilmark.audit.generator_attacks import InverseNetwork, encryption_oracle, train_inverse
+from veilmark.audit.gradient_inversion import psnr
+
+
+def test_an_inverse_network_learns_the_way_back():
+    """Positive control: the cipher itself in place of G. Negative: a generator that forgets the picture."""
+    public, unseen = smooth(600, seed=1), smooth(20, seed=2)
+    network = train_inverse(cipher().scramble, public, steps=150)
+    back = float(psnr(network(cipher().scramble(unseen)).detach(), unseen).mean())
+
+    def forgets(x):
+        return noise(1).expand_as(x)
+
+    blind = train_inverse(forgets, public, steps=150)
+    mean = float(psnr(public.mean(dim=0, keepdim=True).expand_as(unseen), unseen).mean())
+    assert back > mean + 4
+    assert float(psnr(blind(forgets(unseen)).detach(), unseen).mean()) < mean + 1
+
+
+def test_an_inverse_network_overfits_one_batch():
+    x = smooth(4)
+    network = train_inverse(torch.neg, x, steps=300, batch=4)
+    assert float((network(-x).detach() - x).abs().mean()) < 0.1
+    assert InverseNetwork(3, 16)(noise(2, 3)).shape == (2, 3, 16, 16)
+
+
+def test_a_generator_that_imitates_the_cipher_is_an_oracle():
+    public, true = smooth(16), cipher().table(1, 16, 16)
+    guess = encryption_oracle(lambda x: 0.7 * cipher().scramble(x) + 0.2, public, 4)
+    assert np.array_equal(guess.place, true.place)
+    blind = encryption_oracle(lambda x: noise(len(x), seed=4), public, 4)
+    assert np.mean(blind.place == true.place) < 0.3
+
+
+def test_messages_of_one_sender_are_linked():
+    generator = torch.Generator().manual_seed(0)
+    habits = torch.randn(6, 50, generator=generator)
+    order = [3, 0, 5, 1, 4, 2]
+    rounds = [habits + 0.5 * torch.randn(6, 50, generator=generator) for _ in range(2)]
+    guess = link(list(rounds[0]), [rounds[1][sender] for sender in order])
+    assert linked_percent(guess, [order.index(client) for client in range(6)]) == 100
+    strangers = torch.randn(2, 300, 50, generator=generator)
+    assert linked_percent(link(list(strangers[0]), list(strangers[1])), range(300)) < 5
+    with pytest.raises(ValueError, match="at least two"):
+        link([habits[0]], [habits[0]])
+
+
+def test_movement_is_what_was_learned():
+    broadcast = {"b": torch.ones(2), "a": torch.zeros(2, 1), "count": torch.tensor(3)}
+    sent = {"a": torch.full((2, 1), 2.0), "b": torch.zeros(2), "count": torch.tensor(4)}
+    assert moved(broadcast, sent).tolist() == [2, 2, -1, -1]

@@ -1,0 +1,138 @@
+"""Label inference: exact where it must be, at the prior where there is nothing to see."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from veilmark.audit.label_inference import (
+    apportioned,
+    counts_from_bias,
+    counts_from_weights,
+    label_score,
+    llg,
+    prior_counts,
+    sgd_weight,
+    sign_rule,
+)
+from veilmark.run.local_training import Training, sgd
+
+ACTIVATIONS = {"sigmoid": nn.Sigmoid, "relu": nn.ReLU, "leaky relu": nn.LeakyReLU, "tanh": nn.Tanh}
+
+
+def network(activation):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(64, 128), ACTIVATIONS[activation](), nn.Linear(128, 10))
+
+
+def batch(size, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    # Unbalanced: every class has a weight of its own.
+    labels = torch.multinomial(torch.arange(1.0, 11), size, replacement=True, generator=generator)
+    return 0.5 * torch.randn(size, 64, generator=generator) + 0.1 * labels[:, None], labels
+
+
+def seen(made, x, labels):
+    cross_entropy(made(x), labels).backward()
+    return made[2].weight.grad, made[2].bias.grad
+
+
+def public(made, seed=9):
+    x, labels = batch(3000, seed)
+    with torch.no_grad():
+        said = made(x).softmax(dim=1)
+        return made[:2](x).mean(dim=0), torch.stack([said[labels == label].mean(dim=0) for label in range(10)])
+
+
+def counted(labels):
+    return np.bincount(labels.numpy(), minlength=10)
+
+
+@pytest.mark.parametrize("size", [32, 64, 128])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_bias_gives_counts_away_at_the_start(activation, size):
+    """The positive control: over 95 % of the counts."""
+    right = []
+    for seed in range(10):
+        made = network(activation)
+        x, labels = batch(size, seed)
+        _, bias = seen(made, x, labels)
+        right.append(label_score(counts_from_bias(bias, public(made)[1], size), counted(labels)).exact)
+    assert np.mean(right) > 95
+
+
+def test_bias_is_exact_where_probabilities_are_known():
+    made, (x, labels) = network("tanh"), batch(128)
+    _, bias = seen(made, x, labels)
+    with torch.no_grad():
+        known = made(x).softmax(dim=1).mean(dim=0)
+    assert counts_from_bias(bias, known, 128).tolist() == counted(labels).tolist()
+
+
+def test_weights_give_counts_away_without_a_bias():
+    made, (x, labels) = network("sigmoid"), batch(64)
+    weights, _ = seen(made, x, labels)
+    activations, said = public(made)
+    guess = counts_from_weights(weights, activations, said.mean(dim=0), 64)
+    assert label_score(guess, counted(labels)).l1 < 10
+
+
+def test_baselines_work_on_positive_activations():
+    made, (x, labels) = network("sigmoid"), batch(32)
+    weights, _ = seen(made, x, labels)
+    truth = counted(labels)
+    assert label_score(llg(weights, 32), truth).l1 < label_score(prior_counts(32, 10), truth).l1
+    x, label = batch(1)
+    made = network("sigmoid")
+    weights, _ = seen(made, x, label)
+    assert sign_rule(weights, 1).tolist() == llg(weights, 1).tolist() == counted(label).tolist()
+
+
+def test_noise_gives_nothing_away():
+    """The negative control: no better than the prior."""
+    generator = torch.Generator().manual_seed(1)
+    found, prior = [], []
+    for seed in range(40):
+        made, (_, labels) = network("relu"), batch(64, seed)
+        noise = torch.randn(10, generator=generator) * 0.05
+        found.append(label_score(counts_from_bias(noise, public(made)[1], 64), counted(labels)).l1)
+        prior.append(label_score(prior_counts(64, 10), counted(labels)).l1)
+    assert np.mean(found) > np.mean(prior) - 1
+
+
+@given(st.lists(st.floats(-5, 50), min_size=1, max_size=12), st.integers(0, 200))
+def test_apportioned_adds_up_and_is_near(wanted, total):
+    counts = apportioned(torch.tensor(wanted), total)
+    assert counts.sum() == total
+    assert counts.min() >= 0
+    positive = np.clip(np.array(wanted, dtype=np.float32).astype(float), 0, None)
+    if positive.sum() > 0:
+        assert np.abs(counts - positive * total / positive.sum()).max() <= 1 + 1e-6
+
+
+@given(st.lists(st.integers(0, 30), min_size=2, max_size=12).filter(any))
+def test_apportioned_keeps_whole_counts(counts):
+    assert apportioned(torch.tensor(counts), sum(counts)).tolist() == counts
+
+
+@settings(deadline=None)
+@given(st.integers(1, 30), st.floats(0, 0.95))
+def test_sgd_weight_is_what_sgd_does(steps, momentum):
+    made = nn.Linear(1, 1, bias=False)
+    before = float(made.weight.detach())
+    optimizer = sgd(made, Training(lr=0.01, momentum=momentum, weight_decay=0), 1.0)
+    for _ in range(steps):
+        made.weight.grad = torch.ones(1, 1)
+        optimizer.step()
+    assert (before - float(made.weight.detach())) / 0.01 == pytest.approx(sgd_weight(steps, momentum), rel=2e-3)
+
+
+def test_scores_by_hand():
+    score = label_score(np.array([2, 0, 2, 0]), np.array([2, 1, 1, 0]))
+    assert (score.exact, score.presence, score.l1) == (50, 75, 25)
+    assert prior_counts(10, 4).tolist() == [3, 3, 2, 2]
+    with pytest.raises(ValueError, match="guessed"):
+        label_score(np.zeros(3, dtype=int), np.zeros(4, dtype=int))

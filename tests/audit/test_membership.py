@@ -1,0 +1,113 @@
+"""Membership: an overfitted network gives its members away, one that saw nobody gives nobody away."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import norm
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from veilmark.audit.membership import (
+    attack_network,
+    confidence,
+    lira,
+    loss_threshold,
+    membership_score,
+    true_positive_rate,
+)
+
+
+def population(count, seed):
+    """Pictures of two classes that overlap, with labels."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(2, (count,), generator=generator)
+    return torch.randn(count, 100, generator=generator) + 0.1 * labels[:, None], labels
+
+
+def overfitted(x, labels, seed=0):
+    torch.manual_seed(seed)
+    network = nn.Sequential(nn.Linear(100, 64), nn.ReLU(), nn.Linear(64, 2))
+    optimizer = torch.optim.Adam(network.parameters(), 0.01)
+    for _ in range(60):
+        optimizer.zero_grad()
+        cross_entropy(network(x), labels).backward()
+        optimizer.step()
+    return network.requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def attacked():
+    """A network, 60 pictures that it learned and 60 that it did not; a fresh pool that shadows are made of."""
+    x, labels = population(120, 1)
+    return overfitted(x[:60], labels[:60]), x, labels
+
+
+def auc(scores):
+    return membership_score(scores[:60], scores[60:], draws=50).auc.value
+
+
+def test_loss_gives_members_away(attacked):
+    network, x, labels = attacked
+    assert auc(loss_threshold(network(x), labels)) > 0.7
+
+
+def test_an_attack_network_learns_from_shadows(attacked):
+    network, x, _ = attacked
+    others, classes = population(120, 2)
+    shadow = overfitted(others[:60], classes[:60], seed=5)
+    assert auc(attack_network(shadow(others), np.arange(120) < 60, network(x))) > 0.7
+
+
+def shadows(x, labels, count=16):
+    rng = np.random.default_rng(3)
+    member = np.stack([rng.permutation(np.arange(len(x)) % 2 == 0) for _ in range(count)])
+    said = [overfitted(x[torch.from_numpy(m)], labels[torch.from_numpy(m)], seed=7)(x) for m in member]
+    return confidence(torch.stack(said), labels), member
+
+
+def test_lira_gives_members_away(attacked):
+    network, x, labels = attacked
+    known, member = shadows(x, labels)
+    scores = lira(confidence(network(x), labels), known, member)
+    assert auc(scores) > 0.7
+    assert auc(scores) > auc(loss_threshold(network(x), labels)) - 0.05
+
+
+def test_a_network_that_saw_none_of_them_gives_nobody_away(attacked):
+    """Negative control."""
+    _, x, labels = attacked
+    stranger = overfitted(*population(60, 8))
+    known, member = shadows(x, labels)
+    for scores in (loss_threshold(stranger(x), labels), lira(confidence(stranger(x), labels), known, member)):
+        found = membership_score(scores[:60], scores[60:], draws=200)
+        assert found.auc.low < 0.5 < found.auc.high
+
+
+def test_lira_is_the_likelihood_ratio():
+    shadow = np.array([[1.0, 0.0], [3.0, 1.0], [-1.0, 5.0], [0.0, 6.0]])
+    member = np.array([[True, False], [True, False], [False, True], [False, True]])
+    inside, outside = np.array([2.0, 5.5]), np.array([-0.5, 0.5])
+    spread_in = np.sqrt(np.mean([1, 1, 0.25, 0.25]) + 1e-9)
+    spread_out = np.sqrt(np.mean([0.25, 0.25, 0.25, 0.25]) + 1e-9)
+    asked = np.array([1.5, 0.0])
+    expected = norm.logpdf(asked, inside, spread_in) - norm.logpdf(asked, outside, spread_out)
+    np.testing.assert_allclose(lira(asked, shadow, member), expected)
+    with pytest.raises(ValueError, match="more shadows"):
+        lira(asked, shadow, np.ones_like(member))
+
+
+def test_confidence_is_the_logit():
+    logits, labels = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 3, 1, 1, 2])
+    right = logits.double().softmax(dim=-1).numpy()[:, np.arange(5), labels.numpy()]
+    np.testing.assert_allclose(confidence(logits, labels), np.log(right / (1 - right)), rtol=1e-9)
+
+
+def test_rates_by_hand_and_what_cannot_be_measured():
+    strangers, members = np.arange(1000.0), np.array([989.0, 989.5, 990.0, 2000.0])
+    # Ten strangers of 1,000 may be accused: 990 to 999 lie above 989.
+    assert true_positive_rate(members, strangers, 0.01) == 0.75
+    found = membership_score(members, strangers, draws=20)
+    assert found.at_percent.value == 0.75
+    assert found.at_permille.value is None
+    assert membership_score(members, strangers[:999], draws=20).at_percent.value is None
+    assert found.auc.low <= found.auc.value <= found.auc.high
