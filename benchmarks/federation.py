@@ -98,6 +98,21 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 """Of ``ppidsg``, one thing changed at a time."""
 
+REPAIRS: dict[str, dict[str, Any]] = {
+    "1e-3, no extractor": {**RATE, "options.ppidsg.extractor": "none"},
+    "1e-3, joint extractor from the key": {
+        **RATE,
+        "options.ppidsg.extractor": "joint",
+        "options.ppidsg.extractor_start": "key",
+    },
+    "repaired, 4 generator steps": {
+        **RATE,
+        "options.ppidsg.extractor": "fixed",
+        "options.ppidsg.generator_steps": 4,
+    },
+}
+"""Played on CIFAR-10, where what repairs PPIDSG on MNIST is behind a client alone."""
+
 SMALL_HEAD = {"data.head_widths": [128, 64]}
 """A network for which gradients of single examples fit into memory."""
 
@@ -156,13 +171,15 @@ def grid(seeds: int) -> list[Cell]:
     Args:
         seeds: How many seeds.
     """
-    ppidsg = {name: {"method": "ppidsg", **changes} for name, changes in OPTIONS.items()}
+    options, repairs = (
+        {name: {"method": "ppidsg", **changes} for name, changes in table.items()} for table in (OPTIONS, REPAIRS)
+    )
     cells = []
     for seed in range(seeds):
         for partition in ("iid", "dirichlet"):
             rows = [("mnist", CORE), ("cifar10", CORE)]
             if partition == "iid":
-                rows += [("probe", CORE), ("probe", ppidsg)]
+                rows += [("cifar10", repairs), ("probe", CORE), ("probe", options)]
             rows += [("mnist", DEFENCES), ("cifar10", DEFENCES)]
             for data, table in rows:
                 for name, changes in table.items():
