@@ -5,6 +5,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from veilmark.ppidsg import client_training
 from veilmark.ppidsg.cipher import Cipher
 from veilmark.ppidsg.client_training import ClientConfig, PPIDSGClient
 from veilmark.ppidsg.history import History
@@ -84,11 +85,13 @@ def test_labels_reach_the_extractor_only_where_it_is_trained_jointly():
         with torch.no_grad():
             pictures = one.generator(one.pictures.float() / 127.5 - 1)
         labels = one.labels
-        one._learn_classes(pictures, labels)
+        one._extractor_step(pictures)
+        one._classifier_step(pictures, labels)
         first = flat(one.extractor.encoder.state_dict())
         one = client(extractor=extractor)
         one.extractor.decoder.requires_grad_(False)
-        one._learn_classes(pictures, 1 - labels)
+        one._extractor_step(pictures)
+        one._classifier_step(pictures, 1 - labels)
         moved[extractor] = not torch.equal(first, flat(one.extractor.encoder.state_dict()))
     assert moved == {"separate": False, "joint": True}
 
@@ -134,19 +137,35 @@ def test_what_restarts_keeps_no_momentum_in_memory():
 def test_generator_steps_leave_no_gradients_in_the_other_networks():
     one = client()
     seen = {}
-    descend = one._descend
+    step_of = one._step_of
 
-    def watch(loss, *names):
-        descend(loss, *names)
-        if names == ("generator",):
+    def watch(name):
+        if name == "generator":
             others = (one.discriminator, one.extractor, one.classifier)
             seen[len(seen)] = [p.grad is None or not p.grad.any() for network in others for p in network.parameters()]
+        step_of(name)
 
-    one._descend = watch
+    one._step_of = watch
     one.train_round(start(), 0)
     assert len(seen) == 2 * 2
-    assert all(seen[0])
+    assert all(all(some) for some in seen.values())
     assert all(p.requires_grad for p in one.discriminator.parameters())
+
+
+def test_a_few_pictures_at_a_time_are_the_batch(monkeypatch):
+    moved = []
+    for at_once in (1, 3, 100):
+        monkeypatch.setattr(client_training, "AT_ONCE", at_once)
+        one = client()
+        for name in ("generator", "discriminator"):
+            # Adam's steps are as long for rounding errors as for other gradients; not so with a large eps.
+            one.optimizers[name].param_groups[0]["eps"] = 1.0
+        figures = one.train_round(start(), 0)
+        moved.append((flat(one.generator.state_dict()), flat(one.extractor.state_dict()), figures))
+    for generator, extractor, figures in moved[:2]:
+        torch.testing.assert_close(generator, moved[2][0], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(extractor, moved[2][1], atol=1e-4, rtol=1e-4)
+        assert figures == pytest.approx(moved[2][2], rel=1e-3)
 
 
 def test_a_resumed_client_ends_with_the_same_bits():

@@ -1,7 +1,7 @@
 """What a client of PPIDSG does in a round (arXiv 2312.10380, section 4): G, F, C and D in turns, on its own pictures.
 
 Work whose result would be thrown away is not done: no gradients of D, F and C in the generator's steps, no decoder
-there, no gradients of F in the classifier's step.
+there, no gradients of F in the classifier's step, none of C's that would be written down only to be added once.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from veilmark.ppidsg.cipher import Cipher
+from veilmark.ppidsg.head_step import head_step
 from veilmark.ppidsg.history import History
 from veilmark.ppidsg.losses import (
     adversarial_loss,
@@ -39,6 +40,9 @@ from veilmark.run.checkpoints import Tensors, pack_optimizer, unpack_optimizer
 from veilmark.run.errors import ConfigError
 from veilmark.run.local_training import Training, batches, rate, sgd
 from veilmark.run.seeds import rng_for
+
+AT_ONCE = 22
+"""Pictures whose graph is held at once in the steps of G and F."""
 
 Head = Literal["key", "kept"]
 ExtractorTraining = Literal["separate", "joint", "key", "fixed", "none"]
@@ -236,58 +240,87 @@ class PPIDSGClient:
     def _step(self, rows: Tensor, rng: np.random.Generator, classes: float, shared: Tensors) -> dict[str, float]:
         config = self.config
         x, y, labels = to_unit(self.pictures[rows]), to_unit(self.scrambled[rows]), self.labels[rows]
-        with frozen(self.discriminator, self.extractor, self.classifier):
-            for _ in range(config.generator_steps):
-                generated = self.generator(x)
-                adversarial = adversarial_loss(self.discriminator(generated))
-                semantic = semantic_loss(generated, y)
-                total = adversarial + config.semantic * semantic
-                of_classes = torch.zeros(())
-                if classes:
-                    of_classes = class_loss(self.classifier(self.extractor(generated)), labels)
-                    total = total + classes * of_classes
-                if config.proximal:
-                    total = total + config.proximal * proximal_loss(self.generator, shared)
-                self._descend(total, "generator")
+        for _ in range(config.generator_steps):
+            generated, losses = self._generator_step(x, y, labels, classes, shared)
         # G's last step has moved it a little since; what it made then is what D and F see, as GANs are usually trained.
-        pictures, said = self.history.exchange(generated.detach(), labels, rng)
-        found = self._learn_classes(pictures, said)
-        verdicts = self.discriminator(torch.cat([y, pictures]))
-        judged = discriminator_loss(*verdicts.chunk(2))
-        self._descend(judged, "discriminator")
-        losses = {"adversarial": adversarial, "semantic": semantic, "class": of_classes, "discriminator": judged}
-        return {name: float(value.detach()) for name, value in losses.items()} | found
+        pictures, said = self.history.exchange(generated, labels, rng)
+        found = self._extractor_step(pictures) | self._classifier_step(pictures, said)
+        return losses | {"discriminator": self._discriminator_step(y, pictures)} | found
 
-    def _learn_classes(self, pictures: Tensor, labels: Tensor) -> dict[str, float]:
-        """The steps of F and C on generated pictures."""
-        config, found = self.config, {}
-        if isinstance(self.extractor, Extractor) and config.extractor in ("separate", "key"):
-            loss = reconstruction_loss(self.extractor.reconstruct(pictures), pictures)
-            self._descend(loss, "extractor")
-            found["reconstruction"] = float(loss.detach())
-        if isinstance(self.extractor, Extractor) and config.extractor == "joint":
+    def _generator_step(
+        self, x: Tensor, y: Tensor, labels: Tensor, classes: float, shared: Tensors
+    ) -> tuple[Tensor, dict[str, float]]:
+        """One step of G; what it generated before the step, and its losses.
+
+        A few pictures at a time: no answer depends on the others, so their gradients add up to the batch's, and the
+        graph of four networks takes a part of the memory.
+        """
+        config = self.config
+        made: list[Tensor] = []
+        losses = dict.fromkeys(("adversarial", "semantic", "class"), 0.0)
+        with frozen(self.discriminator, self.extractor, self.classifier):
+            for some, wanted, named in zip(*(torch.split(t, AT_ONCE) for t in (x, y, labels)), strict=True):
+                share = len(some) / len(x)
+                generated = self.generator(some)
+                parts = {
+                    "adversarial": adversarial_loss(self.discriminator(generated)),
+                    "semantic": semantic_loss(generated, wanted),
+                }
+                total = parts["adversarial"] + config.semantic * parts["semantic"]
+                if classes:
+                    parts["class"] = class_loss(self.classifier(self.extractor(generated)), named)
+                    total = total + classes * parts["class"]
+                (share * total).backward()  # type: ignore[no-untyped-call]
+                made.append(generated.detach())
+                for name, value in parts.items():
+                    losses[name] += share * float(value.detach())
+        if config.proximal:
+            (config.proximal * proximal_loss(self.generator, shared)).backward()  # type: ignore[no-untyped-call]
+        self._step_of("generator")
+        return torch.cat(made), losses
+
+    def _extractor_step(self, pictures: Tensor) -> dict[str, float]:
+        """F learns to give generated pictures back, where it learns by itself."""
+        if not isinstance(self.extractor, Extractor) or self.config.extractor not in ("separate", "key"):
+            return {}
+        sum_of_losses = 0.0
+        for some in torch.split(pictures, AT_ONCE):
+            loss = len(some) / len(pictures) * reconstruction_loss(self.extractor.reconstruct(some), some)
+            loss.backward()  # type: ignore[no-untyped-call]
+            sum_of_losses += float(loss.detach())
+        self._step_of("extractor")
+        return {"reconstruction": sum_of_losses}
+
+    def _classifier_step(self, pictures: Tensor, labels: Tensor) -> dict[str, float]:
+        """C learns the classes of generated pictures; so does F where both learn jointly."""
+        found: dict[str, float] = {}
+        optimizer = self.optimizers["classifier"]
+        assert isinstance(optimizer, torch.optim.SGD)
+        if isinstance(self.extractor, Extractor) and self.config.extractor == "joint":
             features = self.extractor(pictures)
-            logits = self.classifier(features)
             again = reconstruction_loss(self.extractor.decoder(features), pictures)
+            of_classes, logits, slope = head_step(self.classifier, optimizer, features, labels)
+            torch.autograd.backward([again, features], [None, slope])
+            self._step_of("extractor")
             found["reconstruction"] = float(again.detach())
-            of_classes = class_loss(logits, labels)
-            self._descend(again + of_classes, "extractor", "classifier")
         else:
             with torch.no_grad():
                 features = self.extractor(pictures)
-            logits = self.classifier(features)
-            of_classes = class_loss(logits, labels)
-            self._descend(of_classes, "classifier")
-        found["head"] = float(of_classes.detach())
+            of_classes, logits, _ = head_step(self.classifier, optimizer, features, labels)
+        found["head"] = float(of_classes)
         found["accuracy"] = 100 * float((logits.argmax(dim=1) == labels).float().mean())
         return found
 
-    def _descend(self, loss: Tensor, *names: str) -> None:
-        loss.backward()  # type: ignore[no-untyped-call]
-        for name in names:
-            self.optimizers[name].step()
-            # C's gradients are as large as C: not kept through the steps of the others.
-            self.optimizers[name].zero_grad(set_to_none=True)
+    def _discriminator_step(self, scrambled: Tensor, pictures: Tensor) -> float:
+        verdicts = self.discriminator(torch.cat([scrambled, pictures]))
+        judged = discriminator_loss(*verdicts.chunk(2))
+        judged.backward()  # type: ignore[no-untyped-call]
+        self._step_of("discriminator")
+        return float(judged.detach())
+
+    def _step_of(self, name: str) -> None:
+        self.optimizers[name].step()
+        self.optimizers[name].zero_grad(set_to_none=True)
 
     def predict(self, pictures: Tensor, batch: int = 256) -> Tensor:
         """Classes ``(n,)`` of pictures ``(n, c, s, s)`` uint8, by this client's own networks; nothing is scrambled."""

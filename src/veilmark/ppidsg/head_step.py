@@ -1,0 +1,61 @@
+"""One step of SGD for C that never holds its gradient: C has 30 million weights, and its gradient as many again."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
+
+from veilmark.ppidsg.losses import class_loss
+from veilmark.ppidsg.networks import Classifier
+
+
+@torch.no_grad()
+def head_step(
+    classifier: Classifier, optimizer: torch.optim.SGD, features: Tensor, labels: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What ``class_loss(classifier(features), labels).backward()`` and ``optimizer.step()`` do, to rounding.
+
+    Each layer's gradient is added straight to its momentum, which the optimiser goes on keeping: a pass less over
+    every weight, and no memory for the gradient.
+
+    Args:
+        classifier: C.
+        optimizer: SGD of its weights, with momentum.
+        features: ``(n, ...)``.
+        labels: ``(n,)``.
+
+    Returns:
+        The loss, logits ``(n, k)``, and the loss' gradient for ``features``: all of before the step.
+    """
+    (settings,) = optimizer.param_groups
+    entered: list[Tensor] = []
+    x = features
+    for layer in classifier.layers:
+        entered.append(x)
+        x = layer(x)
+    logits = x
+    # Of the mean cross-entropy: probabilities less what is right, for each example.
+    slope = (logits.softmax(dim=1) - one_hot(labels, logits.shape[1])) / len(labels)
+    for layer, x, after in zip(
+        reversed(classifier.layers), reversed(entered), reversed([*entered[1:], logits]), strict=True
+    ):
+        if isinstance(layer, nn.Tanh):
+            slope = slope * (1 - after.square())
+        elif isinstance(layer, nn.Linear):
+            moving = {parameter: _momentum(optimizer, parameter) for parameter in (layer.weight, layer.bias)}
+            moving[layer.weight].addmm_(slope.T, x, beta=settings["momentum"])
+            moving[layer.bias].mul_(settings["momentum"]).add_(slope.sum(dim=0))
+            slope = slope @ layer.weight
+            for parameter, momentum in moving.items():
+                parameter.add_(momentum.add_(parameter, alpha=settings["weight_decay"]), alpha=-settings["lr"])
+    return class_loss(logits, labels), logits, slope.view_as(features)
+
+
+def _momentum(optimizer: torch.optim.SGD, parameter: Tensor) -> Tensor:
+    """The parameter's momentum; nothing at the start."""
+    state = optimizer.state[parameter]
+    if state.get("momentum_buffer") is None:
+        state["momentum_buffer"] = torch.zeros_like(parameter)
+    found: Tensor = state["momentum_buffer"]
+    return found
