@@ -20,8 +20,8 @@ def script():
 
 
 def trained(script, waste, plain=True):
-    """How far each weight moves in a round of two steps."""
-    client = script.made_client("mnist", 8, 4, (24, 12))
+    """How far each weight moves in a round of one step."""
+    client = script.made_client("mnist", 8, 8, (24, 12))
     # With nothing wasted it would be the package's own step: what is no waste by that name makes it write out its own.
     client.begin(frozenset(waste) | {"nothing"} if plain else frozenset())
     for name in ("generator", "discriminator"):
@@ -41,10 +41,10 @@ def test_leaving_out_waste_changes_no_weight(script, waste):
     """The package's step against the same step written out, with what it leaves out done."""
     ours = trained(script, (), plain=False)
     chosen = {"nothing": (), "everything": tuple(script.WASTE)}.get(waste, (waste,))
-    # Weights near 1 are rounded to 1e-7.
     for name, change in trained(script, chosen).items():
         assert ours[name].abs().max() > 0, name
-        assert (change - ours[name]).abs().max() < 1e-2 * ours[name].abs().max() + 3e-7, name
+        # Rounding tips a few ReLUs over, and weights near 1 are rounded to 1e-7.
+        assert (change - ours[name]).norm() < 3e-2 * ours[name].norm() + 3e-7 * change.numel() ** 0.5, name
 
 
 def test_its_figures_are_written(script, tmp_path, monkeypatch):
