@@ -428,6 +428,55 @@ def compare(
     say(f"report: {escape(str(write_comparison(runs, out)))}")
 
 
+@app.command()
+def audit(
+    run: Annotated[
+        Path | None,
+        typer.Argument(help="Run folder of `veilmark federate`; none: the newest below runs/.", show_default=False),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the run's data set; none for the bundled digits.", show_default=False)
+    ] = None,
+    secrets: Annotated[
+        Path | None, typer.Option(help="Folder of the run's secrets, for scoring.", show_default=False)
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the audit; RUN/audit by default.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything that attacks draw.")] = 0,
+    budget: Annotated[
+        float | None, typer.Option(min=0, help="Minutes after which no further attack begins.", show_default=False)
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Attack what the server of a federation saw, and say what leaked.
+
+    Attacks get the transcript and public test pictures; the clients' pictures are read for scoring only. Each attack
+    is shown where it must succeed and on noise. Writes audit.json and report.html; one that was stopped goes on.
+
+    Without RUN: the newest run below runs/, or a first look on digits that is made then.
+
+    Example: `veilmark audit runs/ppidsg-mnist-none --data mnist`
+    """
+    from veilmark.audit.audits import audit_run, newest_run
+    from veilmark.report.audit import audit_table, read_audit, write_audit_report
+
+    if run is None:
+        run = newest_run(Path("runs"))
+        if run is None:
+            from veilmark.federation.first_look import first_look
+
+            say("no run below runs/: playing a first look")
+            run = first_look(Path("runs/federate"), [])[0]
+        say(f"run: {escape(str(run))}")
+    folder = out or run / "audit"
+    summary = audit_run(run, data, folder, secrets=secrets, seed=seed, budget=budget)
+    console.print(audit_table(read_audit(folder)))
+    for name in summary["skipped"]:
+        say(f"[yellow]not begun, the budget was spent:[/yellow] {escape(name)}")
+    for name, why in summary["obstacles"].items():
+        say(f"[dim]{escape(name)}: {escape(why)}[/dim]")
+    say(f"report: {escape(str(write_audit_report(folder)))}")
+
+
 KeyFile = Annotated[Path, typer.Option("--key", help="File of the secret; made by keygen.", show_default=False)]
 Pictures = Annotated[list[str], typer.Argument(help="Pictures, folders or patterns.", show_default=False)]
 

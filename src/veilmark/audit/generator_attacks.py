@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from veilmark.audit.attack import REAL, Attack, Finding, Scene, with_controls
 from veilmark.audit.cipher_attacks import known_plaintext
-from veilmark.ppidsg.cipher import Table
+from veilmark.audit.record import Record, ThreatModel
+from veilmark.federation.methods.ppidsg import PPIDSGOptions
+from veilmark.ppidsg.cipher import Cipher, Table
+from veilmark.ppidsg.client_training import to_unit
+from veilmark.ppidsg.networks import Generator
+from veilmark.ppidsg.secret import SECRET_BYTES, Secret
 from veilmark.run.seeds import rng_for
 
 Generate = Callable[[Tensor], Tensor]
@@ -106,3 +113,66 @@ def encryption_oracle(generate: Generate, public: Tensor, block: int) -> Table:
     with torch.no_grad():
         made = torch.cat([generate(some) for some in torch.split(public, 256)])
     return known_plaintext(public, made, block)
+
+
+class KeyOracle(Attack):
+    """The scrambling key out of the released generator, which was trained to imitate it."""
+
+    name = "key out of the generator"
+    threat_model = ThreatModel.outsider
+    needs = "the released generator; public pictures"
+    question = "Does the released generator give away the secret with which clients scramble?"
+
+    def obstacle(self, record: Record) -> str | None:
+        """There must be a generator, and one key that it can have learned."""
+        options = record.method.options
+        if not isinstance(options, PPIDSGOptions) or not options.share:
+            return "no generator travels"
+        return None if options.scope == "federation" else f"keys are of the scope {options.scope}: no one key to find"
+
+    def findings(self, scene: Scene) -> list[Finding]:
+        """The cipher in place of G, and G as the clients last received it."""
+        record, options = scene.record, scene.record.method.options
+        assert isinstance(options, PPIDSGOptions)
+        assert scene.truth.key is not None
+        public = to_unit(scene.public.inputs)
+        rehearsed = Cipher(Secret(rng_for(scene.seed, 33).bytes(SECRET_BYTES)), options.block)
+        known = encryption_oracle(rehearsed.scramble, public, options.block)
+        scene.advance()
+        generator = torch.Generator().manual_seed(scene.seed)
+        blind = encryption_oracle(lambda x: torch.rand(x.shape, generator=generator) * 2 - 1, public, options.block)
+        scene.advance()
+        guess = self.run(record, public)
+        scene.advance()
+        # A block in its place and the right way up: 8 orientations.
+        chance = 100 / (8 * (record.task.side // options.block) ** 2)
+        what = ("blocks of the key that are right", "%")
+        shape = tuple(public.shape[1:])
+        positive = _blocks_right(known, rehearsed.table(*shape), shape, options.block)
+        real = _blocks_right(guess, scene.truth.key, shape, options.block)
+        found = [
+            self._finding(scene, "the cipher itself in place of the generator", *what, positive, chance),
+            self._finding(scene, REAL, *what, real, chance),
+        ]
+        noise = _blocks_right(blind, scene.truth.key, shape, options.block)
+        return with_controls(found, float(np.mean(positive)), float(np.mean(noise)))
+
+    def run(self, record: Record, public: Tensor) -> Table:
+        """The guessed key.
+
+        Args:
+            record: What the server saw; an outsider has the last broadcast of it.
+            public: ``(n, c, s, s)`` in [-1, 1].
+        """
+        options = record.method.options
+        assert isinstance(options, PPIDSGOptions)
+        network = Generator(record.task.channels, skip=not options.published)
+        network.load_state_dict(record.rounds[-1].broadcast)
+        return encryption_oracle(network, public, options.block)
+
+
+def _blocks_right(guess: Table, true: Table, shape: tuple[int, ...], block: int) -> list[float]:
+    """For each block 100 where all of its pixels go to their place, else 0."""
+    channels, height, width = shape
+    right = (guess.place == true.place).reshape(channels, height // block, block, width // block, block)
+    return [100.0 * bool(some) for some in right.all(axis=(0, 2, 4)).reshape(-1)]

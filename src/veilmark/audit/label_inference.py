@@ -11,7 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from veilmark.audit.attack import REAL, Attack, Finding, Scene, with_controls
+from veilmark.audit.record import Record, ThreatModel, network_of
+from veilmark.federation.tasks.task import Data
+from veilmark.ppidsg.client_training import to_unit
+from veilmark.run.local_training import rate, sgd_weight
+from veilmark.run.seeds import rng_for
 
 Counts = NDArray[np.int64]
 
@@ -104,18 +112,6 @@ def counts_from_weights(weights: Tensor, activations: Tensor, probabilities: Ten
     return apportioned(total * (probabilities - projected), total)
 
 
-def sgd_weight(steps: int, momentum: float) -> float:
-    """How often gradients of a round stand in the change of the weights, in units of the learning rate.
-
-    With momentum the gradient of a step goes on to move the weights in all steps after it.
-
-    Args:
-        steps: Steps of the round; momentum starts at nothing.
-        momentum: SGD's.
-    """
-    return sum((1 - momentum ** (steps - step)) / (1 - momentum) for step in range(steps))
-
-
 @dataclass(frozen=True)
 class LabelScore:
     """How right guessed counts are.
@@ -149,3 +145,86 @@ def label_score(guess: Counts, truth: Counts) -> LabelScore:
 def prior_counts(total: int, classes: int) -> Counts:
     """The guess of somebody who saw nothing: all classes alike."""
     return apportioned(torch.ones(classes), total)
+
+
+_BIAS = "classifier.layers.5.bias"
+"""The last layer's bias in the classifier that methods share."""
+
+
+class LabelCounts(Attack):
+    """How many pictures of each class a client trained on, from its update."""
+
+    name = "label counts"
+    threat_model = ThreatModel.server
+    needs = "the change of the last layer's bias; labelled public pictures"
+    question = "Does the server learn how many pictures of each class a client has?"
+
+    def obstacle(self, record: Record) -> str | None:
+        """Without the last layer there is nothing to read."""
+        return None if _BIAS in record.declared.tensors else "the last layer does not travel"
+
+    def findings(self, scene: Scene) -> list[Finding]:
+        """One step of 32 public pictures, and every recorded message."""
+        record, rng = scene.record, rng_for(scene.seed, 31)
+        classes = len(record.task.classes)
+        first = record.rounds[0].broadcast
+        rehearsed, noise, prior = [], [], []
+        for _ in range(10):
+            rows = torch.from_numpy(rng.choice(len(scene.public), size=min(32, len(scene.public)), replace=False))
+            network = network_of(record, first)
+            loss = cross_entropy(network(to_unit(scene.public.inputs[rows])), scene.public.targets[rows])
+            (gradient,) = torch.autograd.grad(loss, [dict(network.named_parameters())[_BIAS]])
+            said = _said_of_classes(network, scene.public, rows)
+            truth = np.bincount(scene.public.targets[rows].numpy(), minlength=classes)
+            blind = torch.from_numpy(rng.normal(0, float(gradient.std()), classes)).float()
+            rehearsed.append(100 - label_score(counts_from_bias(gradient, said, len(rows)), truth).l1)
+            noise.append(100 - label_score(counts_from_bias(blind, said, len(rows)), truth).l1)
+            prior.append(100 - label_score(prior_counts(len(rows), classes), truth).l1)
+            scene.advance()
+        guessed = self.run(record, scene.public)
+        real, chance = [], []
+        for (_, client), counts in guessed.items():
+            have = np.bincount(scene.truth.owners[client].targets.numpy(), minlength=classes)
+            # Guesses count pictures of one pass, or of the steps taken: compared as shares of the client's pictures.
+            wanted = apportioned(torch.from_numpy(have), int(counts.sum()))
+            real.append(100 - label_score(counts, wanted).l1)
+            chance.append(100 - label_score(prior_counts(int(counts.sum()), classes), wanted).l1)
+        what = ("pictures counted in the right class", "%")
+        found = [
+            self._finding(scene, "one step of 32 pictures", *what, rehearsed, float(np.mean(prior))),
+            self._finding(scene, REAL, *what, real, float(np.mean(chance))),
+        ]
+        return with_controls(found, float(np.mean(rehearsed)), float(np.mean(noise)))
+
+    def run(self, record: Record, public: Data) -> dict[tuple[int, int], Counts]:
+        """Counts by (round, client), of as many pictures as the client says it has.
+
+        Args:
+            record: What the server saw.
+            public: Labelled pictures that no client has.
+        """
+        training, guessed = record.config.training, {}
+        for recorded in record.rounds:
+            network = network_of(record, recorded.broadcast)
+            said = _said_of_classes(network, public)
+            share = rate(recorded.number - 1, record.config.rounds, training.decay_after)
+            for client, update in recorded.updates.items():
+                steps = training.local_steps or training.epochs * -(-update.examples // training.batch)
+                before = recorded.broadcast[_BIAS]
+                scale = share * training.lr * sgd_weight(steps, training.momentum)
+                gradient = (before - update.tensors[_BIAS]) / scale - training.weight_decay * before
+                guessed[recorded.number, client] = counts_from_bias(gradient, said, update.examples)
+        return guessed
+
+
+def _said_of_classes(network: nn.Module, public: Data, without: Tensor | None = None) -> Tensor:
+    """What a network says of each class of public pictures on average: ``(k, k)``, a row a class."""
+    keep = torch.ones(len(public), dtype=torch.bool)
+    if without is not None:
+        keep[without] = False
+    inputs, targets = public.inputs[keep], public.targets[keep]
+    with torch.inference_mode():
+        said = torch.cat([network(to_unit(some)).softmax(dim=1) for some in torch.split(inputs, 256)])
+    # A class of which there is no public picture is taken to look like all of them.
+    rows = [said[targets == label] for label in range(said.shape[1])]
+    return torch.stack([(row if len(row) else said).mean(dim=0) for row in rows]).clone()

@@ -14,8 +14,12 @@ import torch
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from sklearn.neural_network import MLPClassifier
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+
+from veilmark.audit.attack import REAL, Attack, Finding, Scene, with_controls
+from veilmark.audit.record import Record, ThreatModel, network_of
+from veilmark.ppidsg.client_training import to_unit
 
 Scores = NDArray[np.float64]
 
@@ -174,3 +178,53 @@ def true_positive_rate(members: Scores, strangers: Scores, allowed: float) -> fl
     above = int(np.floor(len(strangers) * allowed))
     threshold = np.sort(strangers)[len(strangers) - 1 - above]
     return float((members > threshold).mean())
+
+
+class MembershipByLoss(Attack):
+    """Which pictures a client trained on, by the loss of the network that it sent."""
+
+    name = "membership by loss"
+    threat_model = ThreatModel.server
+    needs = "a whole classifier from each client; the picture in question, with its label"
+    question = "Shown a picture, can the server tell whether a client trained on it?"
+
+    def obstacle(self, record: Record) -> str | None:
+        """A network that does not travel as a whole cannot be asked."""
+        missing = set(record.task.network(0).state_dict()) - set(record.declared.tensors)
+        return f"the server has no whole classifier to ask: {sorted(missing)[0]} does not travel" if missing else None
+
+    def findings(self, scene: Scene) -> list[Finding]:
+        """A network made to overfit, and what each client sent last; the area under the curve, by client."""
+        record, public = scene.record, scene.public
+        learned = min(40, len(public) // 2)
+        start = network_of(record, record.rounds[0].broadcast)
+        inputs, targets = to_unit(public.inputs), public.targets
+        rehearsal = network_of(record, record.rounds[0].broadcast)
+        optimizer = torch.optim.Adam(rehearsal.parameters(), 1e-3)
+        for _ in range(20):
+            optimizer.zero_grad(set_to_none=True)
+            cross_entropy(rehearsal(inputs[:learned]), targets[:learned]).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            scene.advance()
+        scores = loss_threshold(_asked(rehearsal, inputs), targets)
+        overfit = 100 * _auc(scores[:learned], scores[learned:])
+        last = record.rounds[-1]
+        real: list[float] = []
+        untrained: list[float] = []
+        for client, update in last.updates.items():
+            own = scene.truth.owners[client]
+            for network, areas in ((network_of(record, update.tensors), real), (start, untrained)):
+                members = loss_threshold(_asked(network, to_unit(own.inputs)), own.targets)
+                areas.append(100 * _auc(members, loss_threshold(_asked(network, inputs), targets)))
+            scene.advance()
+        what = ("area under the curve", "%")
+        found = [
+            self._finding(scene, f"trained on {learned} pictures until it knows them", *what, [overfit], 50.0),
+            self._finding(scene, REAL, *what, real, 50.0),
+        ]
+        return with_controls(found, overfit, float(np.mean(untrained)))
+
+
+def _asked(network: nn.Module, inputs: Tensor) -> Tensor:
+    with torch.inference_mode():
+        return torch.cat([network(some) for some in torch.split(inputs, 256)]).clone()

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from veilmark.federation.config import FederationConfig
 from veilmark.federation.messages import Declared, Update
 from veilmark.federation.methods.method import Method, ServerView
-from veilmark.federation.tasks.classify import Classify
+from veilmark.federation.tasks.classify import ClassifierNetwork, Classify
 from veilmark.federation.tasks.task import Data
 from veilmark.federation.transcript import VERSION, Transcript, TranscriptError
 from veilmark.run.checkpoints import Tensors, read_tensors
@@ -149,6 +149,18 @@ def read_record(path: Path) -> Record:
         raise TranscriptError(f"{transcript.path} holds no round; play the federation with --set record=all")
     read = [_round(number, found, declared, sent, config.clients) for number, found in sorted(rounds.items())]
     return Record(config, method, server, declared, tuple(read))
+
+
+def network_of(record: Record, tensors: Tensors) -> ClassifierNetwork:
+    """The shared classifier with the weights of a message; what does not travel stays at the public start.
+
+    Args:
+        record: What the server saw.
+        tensors: A broadcast, or an update.
+    """
+    network = record.task.network(record.config.seed)
+    network.load_state_dict({**network.state_dict(), **{k: v for k, v in tensors.items() if k in network.state_dict()}})
+    return network
 
 
 def _manifest(path: Path) -> _Manifest:

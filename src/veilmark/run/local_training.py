@@ -73,3 +73,15 @@ def sgd(model: nn.Module, training: Training, share: float) -> torch.optim.SGD:
         # One pass over the weights, and no copies of them on the way.
         fused=True,
     )
+
+
+def sgd_weight(steps: int, momentum: float) -> float:
+    """How often gradients of a round stand in the change of the weights, in units of the learning rate.
+
+    With momentum the gradient of a step goes on to move the weights in all steps after it.
+
+    Args:
+        steps: Steps of the round; momentum starts at nothing.
+        momentum: SGD's.
+    """
+    return sum((1 - momentum ** (steps - step)) / (1 - momentum) for step in range(steps))

@@ -1,0 +1,144 @@
+"""The interface of an attack: what it needs, what it takes out of a record, and how that is scored."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+
+from veilmark.audit.record import Record, ThreatModel
+from veilmark.federation.tasks.task import Data
+from veilmark.ppidsg.cipher import Table
+
+REAL = "as it was"
+"""The rung of the run itself; all others are rehearsals in which the attacker has more."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One figure of an audit: a line of ``audit.json``.
+
+    Attributes:
+        attack: The attack's name.
+        threat_model: Who attacks.
+        method: What clients did.
+        dataset: The pictures.
+        seed: The audit's seed.
+        n: How many units the figure is a mean over.
+        rung: What the attacker had; ``as it was``: what it really has.
+        metric: What is measured.
+        unit: Of the value.
+        value: The figure.
+        low: Lower end of its 95 % interval.
+        high: Upper end.
+        chance: What somebody gets who saw nothing.
+        positive_control: What the attack gets where it must succeed.
+        negative_control: What it gets from noise.
+    """
+
+    attack: str
+    threat_model: str
+    method: str
+    dataset: str
+    seed: int
+    n: int
+    rung: str
+    metric: str
+    unit: str
+    value: float
+    low: float
+    high: float
+    chance: float
+    positive_control: float | None = None
+    negative_control: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """What only the scorer has.
+
+    Attributes:
+        owners: The clients' pictures, by client.
+        key: The cipher's table for the run's pictures where one key serves all clients, else None.
+    """
+
+    owners: Sequence[Data]
+    key: Table | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """What an attack works with.
+
+    Attributes:
+        record: What the server saw.
+        public: Pictures of the same kind with labels that no client has.
+        truth: Ground truth; attacks hand it to their scoring and read nothing of it before.
+        seed: Of everything that is drawn.
+        advance: Called after each piece of work.
+    """
+
+    record: Record
+    public: Data
+    truth: Truth
+    seed: int = 0
+    advance: Callable[[], None] = lambda: None
+
+
+class Attack(ABC):
+    """An attack, with its controls."""
+
+    name: ClassVar[str]
+    threat_model: ClassVar[ThreatModel]
+    needs: ClassVar[str]
+    """What it needs, in words."""
+    question: ClassVar[str]
+    """What it answers, for a reader who does not know the field."""
+
+    @abstractmethod
+    def obstacle(self, record: Record) -> str | None:
+        """Why the attack does not apply to a record; None where it does."""
+
+    @abstractmethod
+    def findings(self, scene: Scene) -> list[Finding]:
+        """Plays the attack on every rung, easiest first, with its controls."""
+
+    def _finding(
+        self,
+        scene: Scene,
+        rung: str,
+        metric: str,
+        unit: str,
+        values: Sequence[float],
+        chance: float,
+    ) -> Finding:
+        """The mean of values with its interval, by bootstrap over them."""
+        value, low, high = mean_interval(values, scene.seed)
+        config = scene.record.config
+        return Finding(
+            self.name, self.threat_model.value, config.method, config.data.layout, scene.seed, len(values), rung,
+            metric, unit, value, low, high, chance,
+        )  # fmt: skip
+
+
+def with_controls(findings: Sequence[Finding], positive: float, negative: float) -> list[Finding]:
+    """The findings, each beside what the attack gets where it must succeed, and from noise."""
+    return [replace(found, positive_control=positive, negative_control=negative) for found in findings]
+
+
+def mean_interval(values: Sequence[float], seed: int, draws: int = 1000) -> tuple[float, float, float]:
+    """Mean and its 95 % interval, by bootstrap.
+
+    Args:
+        values: One a unit (a message, a picture); at least one.
+        seed: Of the bootstrap.
+        draws: Of the bootstrap.
+    """
+    found = np.asarray(values, dtype=np.float64)
+    rng = np.random.default_rng(seed)
+    means = found[rng.integers(len(found), size=(draws, len(found)))].mean(axis=1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(found.mean()), float(low), float(high)

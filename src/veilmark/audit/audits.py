@@ -1,0 +1,182 @@
+"""An audit of a run, from its transcript to ``audit.json``."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from veilmark import __version__
+from veilmark.audit.attack import Attack, Finding, Scene, Truth
+from veilmark.audit.client_inference import Linking
+from veilmark.audit.generator_attacks import KeyOracle
+from veilmark.audit.gradient_inversion import PicturesFromHead
+from veilmark.audit.label_inference import LabelCounts
+from veilmark.audit.membership import MembershipByLoss
+from veilmark.audit.record import Record, read_record
+from veilmark.federation.client_side import SecretFolder
+from veilmark.federation.methods.ppidsg import PPIDSGOptions, cipher_of
+from veilmark.federation.tasks.classify import load_classify
+from veilmark.federation.tasks.task import Data
+from veilmark.federation.transcript import CHAIN, TranscriptError
+from veilmark.run.errors import ConfigError
+from veilmark.run.folder import write_json
+from veilmark.run.progress import progress_bar
+from veilmark.run.seeds import rng_for
+
+ATTACKS: dict[str, Attack] = {
+    attack.name: attack for attack in (LabelCounts(), PicturesFromHead(), MembershipByLoss(), KeyOracle(), Linking())
+}
+"""Every attack, in the order in which a budget is spent."""
+
+NOT_TRIED = (
+    "a malicious server that changes what it sends",
+    "iterative gradient inversion (DLG, cosine distance) on the run's own updates",
+    "membership with shadow federations (LiRA)",
+    "the cipher from leaked pairs or ciphertexts",
+    "an inverse network on generated pictures",
+)
+"""What an audit does not do, said in its report. Building blocks for most of it are in ``veilmark.audit``."""
+
+_PUBLIC = 1000
+"""Public pictures that attacks have at most."""
+
+
+def audit_run(
+    run: Path,
+    data: Path | None,
+    out: Path,
+    *,
+    secrets: Path | None = None,
+    seed: int = 0,
+    budget: float | None = None,
+    told: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Plays the attacks on what the server of a run saw.
+
+    Attacks get the record and the public test pictures. The clients' pictures and secrets, read from where the run
+    has them, go to the scorers. A finished attack is not played again: an audit that was stopped goes on.
+
+    Args:
+        run: Folder of a federation's run.
+        data: Folder of its data set; None for a bundled one.
+        out: Folder of the audit.
+        secrets: Folder of the run's secrets; ``<run>.secrets``, or ``secrets`` beside the run, by default.
+        seed: Of everything that attacks draw.
+        budget: Minutes after which no further attack is begun.
+        told: Called with what is said of each attack.
+
+    Returns:
+        The summary that was written beside ``audit.json``.
+
+    Raises:
+        TranscriptError: If the transcript is damaged; the message says where.
+        ConfigError: If the data are not those of the run.
+        DataError: If a file of the data is missing or damaged.
+    """
+    record = read_record(run / "transcript")
+    truth, public = _truth(record, run, data, secrets)
+    out.mkdir(parents=True, exist_ok=True)
+    about = {"transcript": _last_line(run), "seed": seed, "version": __version__}
+    kept = _kept(out / "attacks.json", about)
+    findings: list[dict[str, Any]] = []
+    obstacles: dict[str, str] = {}
+    skipped: list[str] = []
+    started = time.monotonic()
+    with progress_bar("pieces of work") as bar:
+        for name, attack in ATTACKS.items():
+            if why := attack.obstacle(record):
+                obstacles[name] = why
+                continue
+            if name not in kept:
+                if budget is not None and time.monotonic() - started >= 60 * budget:
+                    skipped.append(name)
+                    continue
+                line = bar.add_task(name, total=None, note="")
+                scene = Scene(record, public, truth, seed, lambda line=line: bar.advance(line))  # type: ignore[misc]
+                with torch.random.fork_rng(devices=[]):
+                    torch.manual_seed(seed)
+                    kept[name] = [asdict(found) for found in attack.findings(scene)]
+                bar.remove_task(line)
+                write_json(out / "attacks.json", {**about, "findings": kept})
+            findings += kept[name]
+            told(name)
+    write_json(out / "audit.json", findings)
+    accuracy = json.loads((run / "summary.json").read_text(encoding="utf-8"))["accuracy"]["mean"]
+    summary = {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "version": __version__,
+        "run": run.resolve().name,
+        "method": record.config.method,
+        "dataset": record.config.data.layout,
+        "clients": record.config.clients,
+        "rounds": [recorded.number for recorded in record.rounds],
+        "seed": seed,
+        "accuracy": accuracy,
+        "shared": sorted(record.declared.tensors),
+        "metrics": list(record.declared.metrics),
+        "public": len(public),
+        "questions": {name: attack.question for name, attack in ATTACKS.items()},
+        "needs": {name: attack.needs for name, attack in ATTACKS.items()},
+        "obstacles": obstacles,
+        "skipped": skipped,
+        "not_tried": list(NOT_TRIED),
+    }
+    write_json(out / "summary.json", summary)
+    return summary
+
+
+def newest_run(folder: Path) -> Path | None:
+    """The newest folder below ``folder`` with a transcript of a finished federation; None if there is none."""
+    found = [path.parent for path in folder.glob("**/summary.json") if (path.parent / "transcript" / CHAIN).exists()]
+    return max(found, key=lambda path: (path / "summary.json").stat().st_mtime, default=None)
+
+
+def _truth(record: Record, run: Path, data: Path | None, secrets: Path | None) -> tuple[Truth, Data]:
+    config = record.config
+    task, owners, _, _ = load_classify(config.data, data, config.clients, config.seed)
+    if task.description() != record.task.description():
+        raise ConfigError(f"the pictures in {data} are not those of {run}: {task.description()}")
+    rows = np.sort(rng_for(0, 35).permutation(len(task.test))[:_PUBLIC])
+    chosen = torch.from_numpy(rows)
+    public = Data(task.test.inputs[chosen], task.test.targets[chosen], tuple(task.test.names[row] for row in rows))
+    options = record.method.options
+    if not (isinstance(options, PPIDSGOptions) and options.scope == "federation" and options.share):
+        return Truth(owners), public
+    places = [secrets] if secrets else [run.with_name(run.name + ".secrets"), run.parent / "secrets"]
+    there = [place for place in places if (place / "federation.key").exists()]
+    if not there:
+        raise ConfigError(
+            f"the guessed key is scored with the run's secrets, and {places[0]} has no federation.key; give their "
+            "folder with --secrets"
+        )
+    known = SecretFolder(there[0]).of_client(0)
+    cipher = cipher_of(options, known.federation, known.own)
+    return Truth(owners, cipher.table(task.channels, task.side, task.side)), public
+
+
+def _last_line(run: Path) -> str:
+    """What the chain of a transcript ends with: another transcript has another."""
+    found: str = json.loads((run / "transcript" / CHAIN).read_text(encoding="utf-8").splitlines()[-1])["sha256"]
+    return found
+
+
+def _kept(path: Path, about: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    if not path.exists():
+        return {}
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        kept: dict[str, list[dict[str, Any]]] = said.pop("findings")
+        for found in (found for findings in kept.values() for found in findings):
+            Finding(**found)
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
+        raise TranscriptError(f"{path} is damaged; remove it, and the audit begins anew") from None
+    # Of another transcript, seed or version: played anew.
+    return kept if said == about else {}

@@ -1,0 +1,160 @@
+"""The report of an audit: a verdict in plain words, the figures behind it, the controls, and what was not tried."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ValidationError
+from rich.table import Table
+
+from veilmark.report.html import read_record, read_text, write_page
+from veilmark.run.errors import DataError
+
+REAL = "as it was"
+
+
+class AuditFinding(BaseModel):
+    """A line of ``audit.json``."""
+
+    attack: str
+    threat_model: str
+    method: str
+    dataset: str
+    seed: int
+    n: int
+    rung: str
+    metric: str
+    unit: str
+    value: float
+    low: float
+    high: float
+    chance: float
+    positive_control: float | None
+    negative_control: float | None
+
+
+class AuditSummary(BaseModel):
+    """``summary.json`` of an audit."""
+
+    created: str
+    version: str
+    run: str
+    method: str
+    dataset: str
+    clients: int
+    rounds: list[int]
+    seed: int
+    accuracy: float
+    shared: list[str]
+    metrics: list[str]
+    public: int
+    questions: dict[str, str]
+    needs: dict[str, str]
+    obstacles: dict[str, str]
+    skipped: list[str]
+    not_tried: list[str]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is to be said of one attack.
+
+    Attributes:
+        attack: Its name.
+        threat_model: Who attacks.
+        kind: ``leaks``, ``not found`` or ``not shown to work``.
+        words: A sentence.
+        findings: The figures behind it, easiest rung first.
+    """
+
+    attack: str
+    threat_model: str
+    kind: str
+    words: str
+    findings: list[AuditFinding]
+
+
+def verdict(findings: Sequence[AuditFinding]) -> Verdict:
+    """What may be said of the findings of one attack.
+
+    An attack that does not succeed where it must shows nothing, and *private* is never said: what an attack that
+    works does not find, another may.
+
+    Args:
+        findings: Of one attack, easiest rung first; larger is worse for the clients.
+    """
+    real = next((found for found in findings if found.rung == REAL), None)
+    easy = findings[0]
+    works = easy.positive_control is not None and easy.positive_control > easy.chance
+    # Noise that does as well as the real thing: the measure, not the update, makes the figure.
+    sound = real is not None and (real.negative_control is None or real.low > real.negative_control)
+    if real is not None and real.low > real.chance and sound:
+        kind, words = "leaks", f"Yes: {_figure(real)}, where chance is {real.chance:.1f}."
+    elif not works:
+        kind, words = "not shown to work", "Unknown: the attack did not succeed where it must, so it shows nothing."
+    else:
+        kind = "not found"
+        beaten = [found.rung for found in findings if found.low > found.chance and found.rung != REAL]
+        where = f" It works on the rung “{beaten[-1]}”." if beaten else ""
+        figure = f" ({_figure(real)}, chance {real.chance:.1f})" if real else ""
+        words = f"Not by this attack{figure}.{where} Another attack may."
+    return Verdict(easy.attack, easy.threat_model, kind, words, list(findings))
+
+
+def _figure(found: AuditFinding) -> str:
+    interval = f" ({found.low:.1f} to {found.high:.1f})" if found.n > 1 else ""
+    return f"{found.metric} {found.value:.1f} {found.unit}{interval}"
+
+
+def read_audit(folder: Path) -> list[Verdict]:
+    """The verdicts of an audit, in its order.
+
+    Raises:
+        DataError: If ``audit.json`` is missing or damaged.
+    """
+    path = folder / "audit.json"
+    try:
+        found = [AuditFinding.model_validate(line) for line in json.loads(read_text(path))]
+    except (json.JSONDecodeError, ValidationError, TypeError) as error:
+        raise DataError(f"{path} is damaged: {str(error).splitlines()[0]}; run the audit again") from None
+    names = list(dict.fromkeys(finding.attack for finding in found))
+    return [verdict([finding for finding in found if finding.attack == name]) for name in names]
+
+
+def audit_table(verdicts: Sequence[Verdict]) -> Table:
+    """An audit for the terminal."""
+    table = Table("attack", "what the attacker had", "figure", "value", "95 %", "chance", "must succeed", "noise")
+    for item in verdicts:
+        for found in item.findings:
+            controls = (found.positive_control, found.negative_control)
+            table.add_row(
+                found.attack,
+                found.rung,
+                f"{found.metric}, {found.unit}",
+                f"{found.value:.1f}",
+                f"{found.low:.1f} to {found.high:.1f}",
+                f"{found.chance:.1f}",
+                *("" if figure is None else f"{figure:.1f}" for figure in controls),
+            )
+    return table
+
+
+def write_audit_report(folder: Path) -> Path:
+    """The report of ``veilmark audit``.
+
+    Args:
+        folder: Folder with ``audit.json`` and ``summary.json``.
+
+    Returns:
+        The report that was written.
+
+    Raises:
+        DataError: If a file is missing, unreadable or lacks a value; the message names it.
+    """
+    verdicts = read_audit(folder)
+    return write_page(
+        folder, "audit.html.j2", summary=read_record(folder / "summary.json", AuditSummary), verdicts=verdicts
+    )
