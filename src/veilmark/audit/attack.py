@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
+from torch import Tensor
 
 from veilmark.audit.record import Record, ThreatModel
 from veilmark.federation.tasks.task import Data
@@ -79,6 +80,8 @@ class Scene:
         truth: Ground truth; attacks hand it to their scoring and read nothing of it before.
         seed: Of everything that is drawn.
         advance: Called after each piece of work.
+        show: Called with a rung, true pictures and what the attack made of them, both ``(n, c, s, s)`` in [-1, 1]:
+            for the report.
     """
 
     record: Record
@@ -86,6 +89,7 @@ class Scene:
     truth: Truth
     seed: int = 0
     advance: Callable[[], None] = lambda: None
+    show: Callable[[str, Tensor, Tensor], None] = lambda rung, true, made: None
 
 
 class Attack(ABC):

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from veilmark import __version__
 from veilmark.audit.attack import Attack, Finding, Scene, Truth
@@ -23,9 +24,11 @@ from veilmark.audit.membership import MembershipByLoss
 from veilmark.audit.record import Record, read_record
 from veilmark.federation.client_side import SecretFolder
 from veilmark.federation.methods.ppidsg import PPIDSGOptions, cipher_of
+from veilmark.federation.samples import SHOWN, write_sheet
 from veilmark.federation.tasks.classify import load_classify
 from veilmark.federation.tasks.task import Data
 from veilmark.federation.transcript import CHAIN, TranscriptError
+from veilmark.ppidsg.client_training import to_bytes
 from veilmark.run.errors import ConfigError
 from veilmark.run.folder import write_json
 from veilmark.run.progress import progress_bar
@@ -47,6 +50,29 @@ NOT_TRIED = (
 
 _PUBLIC = 1000
 """Public pictures that attacks have at most."""
+
+
+class Sheets:
+    """Writes what an attack shows: true pictures, and below them what the attack made of them.
+
+    Args:
+        folder: Where the PNGs go.
+        attack: The attack's name.
+
+    Attributes:
+        written: Names of the files, in the audit's folder, by rung.
+    """
+
+    def __init__(self, folder: Path, attack: str) -> None:
+        self.folder, self.attack = folder, attack
+        self.written: dict[str, str] = {}
+
+    def show(self, rung: str, true: Tensor, made: Tensor) -> None:
+        """Writes one sheet; pictures are ``(n, c, s, s)`` in [-1, 1]."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"{self.attack.replace(' ', '-')}-{len(self.written)}.png"
+        write_sheet(path, [to_bytes(some[:SHOWN]) for some in (true, made)])
+        self.written[rung] = f"{self.folder.name}/{path.name}"
 
 
 def audit_run(
@@ -85,7 +111,7 @@ def audit_run(
     truth, public = _truth(record, run, data, secrets)
     out.mkdir(parents=True, exist_ok=True)
     about = {"transcript": _last_line(run), "seed": seed, "version": __version__}
-    kept = _kept(out / "attacks.json", about)
+    kept, pictures = _kept(out / "attacks.json", about)
     findings: list[dict[str, Any]] = []
     obstacles: dict[str, str] = {}
     skipped: list[str] = []
@@ -100,12 +126,14 @@ def audit_run(
                     skipped.append(name)
                     continue
                 line = bar.add_task(name, total=None, note="")
-                scene = Scene(record, public, truth, seed, lambda line=line: bar.advance(line))  # type: ignore[misc]
+                sheets = Sheets(out / "pictures", name)
+                scene = Scene(record, public, truth, seed, lambda line=line: bar.advance(line), sheets.show)  # type: ignore[misc]
                 with torch.random.fork_rng(devices=[]):
                     torch.manual_seed(seed)
                     kept[name] = [asdict(found) for found in attack.findings(scene)]
+                pictures[name] = sheets.written
                 bar.remove_task(line)
-                write_json(out / "attacks.json", {**about, "findings": kept})
+                write_json(out / "attacks.json", {**about, "findings": kept, "pictures": pictures})
             findings += kept[name]
             told(name)
     write_json(out / "audit.json", findings)
@@ -127,6 +155,7 @@ def audit_run(
         "needs": {name: attack.needs for name, attack in ATTACKS.items()},
         "obstacles": obstacles,
         "skipped": skipped,
+        "pictures": {name: pictures[name] for name in kept if pictures.get(name)},
         "not_tried": list(NOT_TRIED),
     }
     write_json(out / "summary.json", summary)
@@ -168,15 +197,17 @@ def _last_line(run: Path) -> str:
     return found
 
 
-def _kept(path: Path, about: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+def _kept(path: Path, about: dict[str, Any]) -> tuple[dict[str, list[dict[str, Any]]], dict[str, dict[str, str]]]:
+    """Findings, and names of sheets, by attack."""
     if not path.exists():
-        return {}
+        return {}, {}
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
         kept: dict[str, list[dict[str, Any]]] = said.pop("findings")
+        pictures: dict[str, dict[str, str]] = said.pop("pictures")
         for found in (found for findings in kept.values() for found in findings):
             Finding(**found)
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
         raise TranscriptError(f"{path} is damaged; remove it, and the audit begins anew") from None
     # Of another transcript, seed or version: played anew.
-    return kept if said == about else {}
+    return (kept, pictures) if said == about else ({}, {})

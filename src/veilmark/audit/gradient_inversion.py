@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy, one_hot
 
 from veilmark.audit.attack import REAL, Attack, Finding, Scene, with_controls
 from veilmark.audit.record import Record, ThreatModel, network_of
+from veilmark.federation.samples import SHOWN
 from veilmark.federation.tasks.classify import ClassifierNetwork
 from veilmark.ppidsg.client_training import to_unit
 from veilmark.ppidsg.losses import adversarial_loss, class_loss, reconstruction_loss, semantic_loss
@@ -302,7 +303,7 @@ def train_feature_decoder(
     extractor: nn.Module,
     public: Tensor,
     *,
-    steps: int = 300,
+    steps: int,
     batch: int = 32,
     seed: int = 0,
     advance: Callable[[], None] = lambda: None,
@@ -340,6 +341,8 @@ def train_feature_decoder(
 _FIRST = "classifier.layers.1"
 """The first linear layer of the classifier that methods share."""
 _REHEARSED = 6
+DECODER_STEPS = 300
+"""Of the decoder that turns features into pictures."""
 
 
 class PicturesFromHead(Attack):
@@ -363,6 +366,7 @@ class PicturesFromHead(Attack):
         rehearsed: list[float] = []
         noise: list[float] = []
         chances: list[float] = []
+        shown: list[Tensor] = []
         network = network_of(record, record.rounds[0].broadcast)
         decoder = self._decoder(scene, network)
         generator = torch.Generator().manual_seed(scene.seed)
@@ -373,14 +377,22 @@ class PicturesFromHead(Attack):
             seen = torch.autograd.grad(loss, [named[f"{_FIRST}.weight"], named[f"{_FIRST}.bias"]])
             blind = [torch.randn(g.shape, generator=generator) * g.std() for g in seen]
             for gradients, scores in ((seen, rehearsed), (blind, noise)):
-                scores.append(float(psnr(_decoded(network, decoder, gradients, public), x)[0]))
+                made = _decoded(network, decoder, gradients, public)
+                scores.append(float(psnr(made, x)[0]))
+                if gradients is seen:
+                    shown.append(made)
             chances.append(float(psnr(public[:half], x.expand_as(public[:half])).max()))
             scene.advance()
-        real, strangers = [], []
+        scene.show("one step on one picture", public[half : half + len(shown)], torch.cat(shown))
+        real, strangers, nearest, made_of = [], [], [], []
         for (_, client), picture in self.run(scene).items():
             own = to_unit(scene.truth.owners[client].inputs)
-            real.append(float(psnr(picture.expand_as(own), own).max()))
+            near = psnr(picture.expand_as(own), own)
+            real.append(float(near.max()))
+            nearest.append(own[int(near.argmax())])
+            made_of.append(picture[0])
             strangers.append(max(float(psnr(some[None].expand_as(own), own).max()) for some in public[:half]))
+        scene.show(REAL, torch.stack(nearest[:SHOWN]), torch.stack(made_of[:SHOWN]))
         what = ("PSNR of the nearest picture", "dB")
         found = [
             self._finding(scene, "one step on one picture", *what, rehearsed, float(np.mean(chances))),
@@ -409,7 +421,9 @@ class PicturesFromHead(Attack):
     def _decoder(self, scene: Scene, network: ClassifierNetwork) -> nn.Module:
         public = to_unit(scene.public.inputs)
         half = public[: len(public) // 2]
-        return train_feature_decoder(network.extractor, half, seed=scene.seed, advance=scene.advance)
+        return train_feature_decoder(
+            network.extractor, half, steps=DECODER_STEPS, seed=scene.seed, advance=scene.advance
+        )
 
 
 def _decoded(network: ClassifierNetwork, decoder: nn.Module, gradients: Sequence[Tensor], like: Tensor) -> Tensor:

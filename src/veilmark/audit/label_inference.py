@@ -164,13 +164,15 @@ class LabelCounts(Attack):
         return None if _BIAS in record.declared.tensors else "the last layer does not travel"
 
     def findings(self, scene: Scene) -> list[Finding]:
-        """One step of 32 public pictures, and every recorded message."""
+        """One step of at most 32 public pictures, and every recorded message."""
         record, rng = scene.record, rng_for(scene.seed, 31)
         classes = len(record.task.classes)
         first = record.rounds[0].broadcast
         rehearsed, noise, prior = [], [], []
+        # As many are left to ask the network about.
+        size = max(1, min(32, len(scene.public) // 2))
         for _ in range(10):
-            rows = torch.from_numpy(rng.choice(len(scene.public), size=min(32, len(scene.public)), replace=False))
+            rows = torch.from_numpy(rng.choice(len(scene.public), size=size, replace=False))
             network = network_of(record, first)
             loss = cross_entropy(network(to_unit(scene.public.inputs[rows])), scene.public.targets[rows])
             (gradient,) = torch.autograd.grad(loss, [dict(network.named_parameters())[_BIAS]])
@@ -191,7 +193,7 @@ class LabelCounts(Attack):
             chance.append(100 - label_score(prior_counts(int(counts.sum()), classes), wanted).l1)
         what = ("pictures counted in the right class", "%")
         found = [
-            self._finding(scene, "one step of 32 pictures", *what, rehearsed, float(np.mean(prior))),
+            self._finding(scene, f"one step of {size} pictures", *what, rehearsed, float(np.mean(prior))),
             self._finding(scene, REAL, *what, real, float(np.mean(chance))),
         ]
         return with_controls(found, float(np.mean(rehearsed)), float(np.mean(noise)))

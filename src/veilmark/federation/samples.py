@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from veilmark.faces.images import write_png
 from veilmark.federation.client_side import ClientSide
@@ -30,8 +32,17 @@ def write_samples(side: ClientSide, broadcast: Tensors, round_number: int, path:
     """
     inputs = side.task.test_inputs[:SHOWN]
     views = {"x": inputs} | side.built(0, round_number).views(broadcast, inputs)
-    rows = [torch.cat(list(view), dim=2) for view in views.values()]
-    sheet = torch.cat(rows, dim=1).permute(1, 2, 0).numpy()
+    write_sheet(path, list(views.values()))
+    return list(views)
+
+
+def write_sheet(path: Path, rows: Sequence[Tensor]) -> None:
+    """Writes rows of pictures as one enlarged picture.
+
+    Args:
+        path: The PNG.
+        rows: Each ``(n, c, s, s)`` uint8, all alike.
+    """
+    sheet = torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1).permute(1, 2, 0).numpy()
     enlarged = np.repeat(np.repeat(sheet, _ENLARGED, axis=0), _ENLARGED, axis=1)
     write_png(path, enlarged if enlarged.shape[2] == 3 else np.repeat(enlarged, 3, axis=2))
-    return list(views)

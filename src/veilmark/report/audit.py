@@ -55,6 +55,7 @@ class AuditSummary(BaseModel):
     needs: dict[str, str]
     obstacles: dict[str, str]
     skipped: list[str]
+    pictures: dict[str, dict[str, str]]
     not_tried: list[str]
 
 

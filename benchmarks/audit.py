@@ -1,0 +1,244 @@
+"""What leaks, method by method? A grid of cells: a small federation each, and the audit of its transcript.
+
+    python benchmarks/audit.py --data DIR --budget 120    # plays missing cells, most telling first
+    python benchmarks/audit.py --print                    # tables from the committed cells, the plot, the coverage
+
+``--data`` holds the folders ``mnist`` and ``cifar10``. Each cell: 4 clients x 200 images, IID, 1,000 test images, 5
+rounds of 10 steps of 20 images, the first and the last round recorded; then ``veilmark audit``. A finished cell is one
+JSON in ``benchmarks/results/audit/``: config, accuracy, the findings as they stand in ``audit.json``, what does not
+apply and why, date, machine. Leakage stands beside utility, so that a method that merely fails to learn cannot look
+private. Start the command once per core: cells in work are left to the others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import torch
+
+from veilmark.audit.audits import audit_run
+from veilmark.federation.config import FederationConfig
+from veilmark.federation.runs import run_federation
+from veilmark.run.config import override, resolve
+from veilmark.run.folder import RunError, RunFolder, write_json
+from veilmark.run.progress import console, say
+
+RESULTS = Path(__file__).parent / "results" / "audit"
+RUNS = Path("runs/audit-grid")
+PLOT = Path(__file__).parents[1] / "docs" / "images" / "audit.png"
+REAL = "as it was"
+
+PROTOCOL: dict[str, Any] = {"clients": 4, "rounds": 5, "training": {"batch": 20}, "record": ["first", "last"]}
+DATA: dict[str, Any] = {"per_client": 200, "test": 1000}
+REPAIRED = {"method": "ppidsg", "options.ppidsg.generator_lr": 1e-3, "options.ppidsg.extractor": "fixed"}
+
+METHODS: dict[str, dict[str, Any]] = {
+    "none": {"method": "none"},
+    "ppidsg, repaired": REPAIRED,
+    "local": {"method": "local"},
+    "ppidsg": {"method": "ppidsg"},
+    "ppidsg, no extractor": {**REPAIRED, "options.ppidsg.extractor": "none"},
+    "ppidsg, client's key": {**REPAIRED, "options.ppidsg.scope": "client"},
+    "ppidsg, blocks of 2": {**REPAIRED, "options.ppidsg.block": 2},
+    "none, C only": {"method": "none", "options.none.share": ["classifier"]},
+    "none, F only": {"method": "none", "options.none.share": ["extractor"]},
+    "gc, 10 %": {"method": "gc"},
+    "dp, epsilon 50": {"method": "dp"},
+    "etc": {"method": "etc"},
+    "ats": {"method": "ats"},
+    "fedcg": {"method": "fedcg"},
+    "dpsgd, small head": {"method": "dpsgd", "data.head_widths": [128, 64]},
+    "none, small head": {"method": "none", "data.head_widths": [128, 64]},
+    "none, one step of 8": {"method": "none", "training.batch": 8, "training.local_steps": 1},
+}
+"""What is audited. *C only* and *F only* ask which part of a classifier it is that leaks."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One federation and its audit.
+
+    Attributes:
+        data: A folder of ``--data``.
+        name: A key of ``METHODS``.
+        seed: Of the federation and the audit.
+    """
+
+    data: str
+    name: str
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """The name of its file."""
+        return f"{self.data}-{self.name}-s{self.seed}".replace(" ", "_")
+
+    def config(self) -> FederationConfig:
+        """The federation."""
+        values = PROTOCOL | {"data": DATA | {"layout": self.data}, "seed": self.seed}
+        settings = [f"{path}={json.dumps(value)}" for path, value in METHODS[self.name].items()]
+        return resolve(FederationConfig, override(values, settings), self.key)
+
+
+def grid(seeds: int) -> list[Cell]:
+    """Every cell, most telling first."""
+    return [Cell(data, name, seed) for seed in range(seeds) for data in ("mnist", "cifar10") for name in METHODS]
+
+
+def play_cell(cell: Cell, data: Path) -> dict[str, Any]:
+    """The federation, if it is not there yet, and its audit.
+
+    Args:
+        cell: The cell.
+        data: Folder that holds the data sets.
+
+    Returns:
+        What its JSON holds.
+    """
+    config, run, secrets = cell.config(), RunFolder(RUNS / cell.key), RUNS / "secrets"
+    folder = data / config.data.layout
+    with run.hold():
+        resume = (run.path / "config.yaml").exists()
+        run_federation(config, folder, run, secrets=secrets, resume=resume)
+        began = time.monotonic()
+        summary = audit_run(run.path, folder, run.path / "audit", secrets=secrets, seed=cell.seed)
+        return {
+            "cell": cell.key,
+            "data": cell.data,
+            "name": cell.name,
+            "seed": cell.seed,
+            "config": config.model_dump(mode="json"),
+            "accuracy": summary["accuracy"],
+            "findings": json.loads((run.path / "audit" / "audit.json").read_text(encoding="utf-8")),
+            "obstacles": summary["obstacles"],
+            "seconds": time.monotonic() - began,
+            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores, one thread",
+        }
+
+
+def leakage(found: dict[str, Any]) -> tuple[float, str]:
+    """The largest leak of a cell, and the attack that found it.
+
+    A leak is how much of the way from chance to the positive control an attack went in the real setting, in percent;
+    below chance it is nothing. Attacks whose control did not succeed do not count. Linking of messages is left out: it
+    says who sent an update, which the server knows anyway.
+    """
+    leaks = [(0.0, "none found")]
+    for line in found["findings"]:
+        if line["attack"] == "linking of messages":
+            continue
+        way = (line["positive_control"] or line["chance"]) - line["chance"]
+        if (
+            line["rung"] == REAL
+            and way > 0
+            and line["low"] > line["chance"]
+            and line["attack"] != "linking of messages"
+        ):
+            leaks.append((min(100.0, 100 * (line["value"] - line["chance"]) / way), line["attack"]))
+    return max(leaks)
+
+
+def tables(cells: list[Cell], results: Path) -> tuple[list[str], list[dict[str, Any]]]:
+    """Markdown tables of the finished cells: what each attack got in the real setting, with chance in brackets.
+
+    Args:
+        cells: The grid.
+        results: Folder of the finished cells.
+
+    Returns:
+        The tables, and the cells.
+    """
+    paths = [results / f"{cell.key}.json" for cell in cells]
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
+    made = []
+    for data in dict.fromkeys(cell["data"] for cell in found):
+        chosen = [cell for cell in found if cell["data"] == data]
+        rows = [line for cell in chosen for line in cell["findings"] if line["rung"] == REAL]
+        columns = list(dict.fromkeys((line["attack"], line["metric"], line["unit"]) for line in rows))
+        head = ["method", "seed", "accuracy %", *(f"{a}: {m}, {u}" for a, m, u in columns), "largest leak"]
+        lines = [head, ["---"] * len(head)]
+        for cell in chosen:
+            at = {(x["attack"], x["metric"], x["unit"]): x for x in cell["findings"] if x["rung"] == REAL}
+            values = [f"{at[c]['value']:.1f} ({at[c]['chance']:.1f})" if c in at else "-" for c in columns]
+            share, attack = leakage(cell)
+            leak = f"{share:.0f} %, {attack}" if share else attack
+            lines.append([cell["name"], str(cell["seed"]), f"{cell['accuracy']:.1f}", *values, leak])
+        made.append(f"{data}\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines))
+    return made, found
+
+
+def plot(found: list[dict[str, Any]], path: Path) -> None:
+    """Accuracy against leakage, one point a method; the best place is the lower right.
+
+    Args:
+        found: Finished cells.
+        path: The PNG.
+    """
+    figure, axes = plt.subplots(figsize=(8, 5))
+    for data, marker in (("mnist", "o"), ("cifar10", "s")):
+        chosen = [cell for cell in found if cell["data"] == data and cell["seed"] == 0]
+        if not chosen:
+            continue
+        points = [(cell["accuracy"], leakage(cell)[0]) for cell in chosen]
+        axes.scatter(*zip(*points, strict=True), marker=marker, label=data)
+        taken: list[tuple[float, float]] = []
+        for cell, (x, y) in sorted(zip(chosen, points, strict=True), key=lambda pair: pair[1]):
+            near = sum(abs(x - a) < 12 and abs(y - b) < 4 for a, b in taken)
+            taken.append((x, y))
+            axes.annotate(cell["name"], (x, y), (5, 4 + 9 * near), textcoords="offset points", fontsize=7)
+    axes.set(xlabel="accuracy, %", ylabel="largest leak, % of the way from chance to control", ylim=(-5, 108))
+    axes.set_xlim(0, 108)
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder that holds mnist and cifar10")
+    parser.add_argument("--budget", type=float, default=60, help="minutes in which new cells are started (default: 60)")
+    parser.add_argument("--only", default="", help="only cells whose name holds this")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds of the grid (default: 3)")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the finished cells")
+    parser.add_argument("--plot", type=Path, default=PLOT, help="picture of --print")
+    parser.add_argument("--print", action="store_true", help="print the tables of the finished cells, play nothing")
+    args = parser.parse_args()
+    cells = [cell for cell in grid(args.seeds) if args.only in cell.key]
+    if not args.print and args.data is not None:
+        torch.set_num_threads(1)
+        until = time.monotonic() + 60 * args.budget
+        for cell in cells:
+            path = args.results / f"{cell.key}.json"
+            if path.exists() or time.monotonic() > until:
+                continue
+            say(f"[bold]{cell.key}[/bold]")
+            try:
+                found = play_cell(cell, args.data)
+            except RunError as problem:
+                # Another process plays this cell.
+                say(str(problem))
+                continue
+            args.results.mkdir(parents=True, exist_ok=True)
+            write_json(path, found)
+    made, finished = tables(cells, args.results)
+    for table in made:
+        console.print(table + "\n", markup=False, soft_wrap=True, highlight=False)
+    if args.print and finished:
+        plot(finished, args.plot)
+        say(f"plot: {args.plot}")
+    say(f"{len(finished)} of {len(cells)} cells are finished")
+
+
+if __name__ == "__main__":
+    main()

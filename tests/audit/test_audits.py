@@ -1,0 +1,150 @@
+"""A whole audit, from a transcript to audit.json and its report."""
+
+import json
+import shutil
+
+import pytest
+
+from tiny_federations import config, play
+from veilmark.audit import gradient_inversion
+from veilmark.audit.audits import ATTACKS, audit_run, newest_run
+from veilmark.federation.transcript import TranscriptError
+from veilmark.report.audit import AuditFinding, audit_table, read_audit, verdict, write_audit_report
+from veilmark.run.errors import ConfigError, DataError
+
+KEYS = {
+    "attack", "threat_model", "method", "dataset", "seed", "n", "rung", "metric", "unit", "value", "low", "high",
+    "chance", "positive_control", "negative_control",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    """How well attacks do is tested with each of them; here they only have to be played."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gradient_inversion, "DECODER_STEPS", 5)
+        yield
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("audits")
+    return {method: play(folder / method, config(method=method)).path for method in ("none", "ppidsg")}
+
+
+@pytest.fixture(scope="module")
+def audited(runs):
+    return {method: audit_run(run, None, run / "audit") for method, run in runs.items()}
+
+
+def findings(runs, method):
+    return json.loads((runs[method] / "audit" / "audit.json").read_text())
+
+
+@pytest.mark.parametrize("method", ["none", "ppidsg"])
+def test_findings_are_whole(runs, audited, method):
+    found = findings(runs, method)
+    assert found
+    for line in found:
+        assert set(line) == KEYS
+        assert line["method"] == method
+        assert line["low"] <= line["value"] <= line["high"]
+    played = {line["attack"] for line in found}
+    assert played | set(audited[method]["obstacles"]) == set(ATTACKS)
+    assert not played & set(audited[method]["obstacles"])
+
+
+def test_obstacles_name_what_does_not_travel(audited):
+    assert "does not travel" in audited["ppidsg"]["obstacles"]["label counts"]
+    assert "no generator travels" in audited["none"]["obstacles"]["key out of the generator"]
+
+
+def test_the_same_seed_gives_the_same_findings(runs, audited, tmp_path):
+    audit_run(runs["none"], None, tmp_path / "again")
+    assert json.loads((tmp_path / "again" / "audit.json").read_text()) == findings(runs, "none")
+
+
+def test_what_is_finished_is_not_played_again(runs, audited, tmp_path, monkeypatch):
+    out = tmp_path / "stopped"
+    first = next(name for name, attack in ATTACKS.items() if name not in audited["none"]["obstacles"])
+    attack = type(ATTACKS[first])
+    last = [name for name in ATTACKS if name not in audited["none"]["obstacles"]][-1]
+    with monkeypatch.context() as stopped:
+        stopped.setattr(type(ATTACKS[last]), "findings", lambda *words: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            audit_run(runs["none"], None, out)
+    with monkeypatch.context() as once:
+        once.setattr(attack, "findings", lambda *words: 1 / 0)
+        audit_run(runs["none"], None, out)
+    assert json.loads((out / "audit.json").read_text()) == findings(runs, "none")
+
+
+def test_a_spent_budget_lists_what_it_skipped(runs, audited, tmp_path):
+    summary = audit_run(runs["none"], None, tmp_path / "none left", budget=0)
+    assert summary["skipped"] == [name for name in ATTACKS if name not in audited["none"]["obstacles"]]
+    write_audit_report(tmp_path / "none left")
+
+
+def test_a_changed_transcript_is_refused_by_file(runs, tmp_path):
+    copy = shutil.copytree(runs["none"], tmp_path / "run")
+    sent = copy / "transcript" / "round-0001" / "client-0.safetensors"
+    data = bytearray(sent.read_bytes())
+    data[-1] ^= 1
+    sent.chmod(0o600)
+    sent.write_bytes(data)
+    with pytest.raises(TranscriptError, match=r"client-0\.safetensors"):
+        audit_run(copy, None, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_key_is_scored_with_the_runs_secrets_only(runs, tmp_path):
+    copy = shutil.copytree(runs["ppidsg"], tmp_path / "run")
+    with pytest.raises(ConfigError, match="--secrets"):
+        audit_run(copy, None, tmp_path / "out")
+
+
+def test_the_newest_run(runs, tmp_path):
+    assert newest_run(tmp_path) is None
+    assert newest_run(runs["none"].parent) in runs.values()
+
+
+@pytest.mark.parametrize("method", ["none", "ppidsg"])
+def test_report(runs, audited, method):
+    page = write_audit_report(runs[method] / "audit").read_text()
+    assert page.count("<h3>") == len({line["attack"] for line in findings(runs, method)})
+    for why in audited[method]["obstacles"].values():
+        assert why.split()[0] in page
+    assert 'src="http' not in page
+    if method == "none":
+        assert page.count("data:image/png") >= 2
+
+
+def finding(rung="as it was", value=80.0, low=75.0, high=85.0, chance=50.0, positive=95.0, negative=50.0):
+    return AuditFinding(
+        attack="a", threat_model="b", method="none", dataset="digits", seed=0, n=4, rung=rung, metric="m", unit="%",
+        value=value, low=low, high=high, chance=chance, positive_control=positive, negative_control=negative,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [
+        ({}, "leaks"),
+        ({"value": 51.0, "low": 45.0, "high": 56.0}, "not found"),
+        ({"value": 51.0, "low": 45.0, "high": 56.0, "positive": 49.0}, "not shown to work"),
+        # Noise does as well: the measure makes the figure.
+        ({"negative": 80.0}, "not found"),
+    ],
+)
+def test_verdicts(changes, kind):
+    said = verdict([finding("easy", 95.0, 94.0, 96.0, **{k: v for k, v in changes.items() if k == "positive"}),
+                    finding(**changes)])  # fmt: skip
+    assert said.kind == kind
+    assert "private" not in said.words.lower()
+
+
+def test_damaged_files_are_named(runs, audited, tmp_path):
+    (tmp_path / "audit.json").write_text("[{}]")
+    with pytest.raises(DataError, match=r"audit\.json"):
+        read_audit(tmp_path)
+    assert audit_table(read_audit(runs["none"] / "audit")).row_count == len(findings(runs, "none"))
