@@ -111,7 +111,7 @@ def test_the_newest_run(runs, tmp_path):
 @pytest.mark.parametrize("method", ["none", "ppidsg"])
 def test_report(runs, audited, method):
     page = write_audit_report(runs[method] / "audit").read_text()
-    assert page.count("<h3>") == len({line["attack"] for line in findings(runs, method)})
+    assert page.count("Who attacks:") == len({line["attack"] for line in findings(runs, method)})
     for why in audited[method]["obstacles"].values():
         assert why.split()[0] in page
     assert 'src="http' not in page

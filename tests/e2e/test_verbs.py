@@ -317,6 +317,14 @@ def test_federate_and_compare(verb, tmp_path):
     assert code == 0
     assert "ppidsg" in text
     assert (tmp_path / "both/report.html").exists()
+    code, text = verb("audit", runs[1])
+    assert code == 0, text
+    assert "blocks of the key" in text
+    assert "label counts: the last layer does not travel" in text
+    assert (runs[1] / "audit/report.html").exists()
+    code, text = verb("audit", runs[0], "--budget", 0, "--out", tmp_path / "nothing")
+    assert code == 0, text
+    assert "the budget was spent: label counts" in text
 
 
 def test_a_first_look_compares_three_methods(verb, tmp_path):
@@ -337,6 +345,7 @@ def test_a_first_look_compares_three_methods(verb, tmp_path):
         (["federate", "--data", "mnist"], "--data needs a recipe"),
         (["federate", "ppidsg-digits", "--set", "method=fedavg"], "known: none, local"),
         (["compare", "no-such-run"], "no-such-run/summary.json"),
+        (["audit", "no-such-run"], "no-such-run/transcript"),
         (["train", "ppidsg-mnist", "--data", "."], "veilmark federate"),
     ],
 )

@@ -21,7 +21,7 @@ from veilmark.audit.generator_attacks import KeyOracle
 from veilmark.audit.gradient_inversion import PicturesFromHead
 from veilmark.audit.label_inference import LabelCounts
 from veilmark.audit.membership import MembershipByLoss
-from veilmark.audit.record import Record, read_record
+from veilmark.audit.record import Record, ThreatModel, read_record
 from veilmark.federation.client_side import SecretFolder
 from veilmark.federation.methods.ppidsg import PPIDSGOptions, cipher_of
 from veilmark.federation.samples import SHOWN, write_sheet
@@ -151,6 +151,7 @@ def audit_run(
         "shared": sorted(record.declared.tensors),
         "metrics": list(record.declared.metrics),
         "public": len(public),
+        "threat_models": {model.value: model.words for model in ThreatModel},
         "questions": {name: attack.question for name, attack in ATTACKS.items()},
         "needs": {name: attack.needs for name, attack in ATTACKS.items()},
         "obstacles": obstacles,

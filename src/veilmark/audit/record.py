@@ -36,6 +36,15 @@ class ThreatModel(StrEnum):
     outsider = "outsider"
     """The released weights and public data."""
 
+    @property
+    def words(self) -> str:
+        """Who that is, for a reader who does not know the field."""
+        return {
+            ThreatModel.server: "The server, which follows the rules and looks at what it was sent",
+            ThreatModel.client: "Another client, which follows the rules and looks at what it was sent",
+            ThreatModel.outsider: "Anybody with the finished model and public pictures",
+        }[self]
+
 
 class _Architecture(BaseModel):
     """The public measures of the task ``classify``."""

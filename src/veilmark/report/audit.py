@@ -51,6 +51,7 @@ class AuditSummary(BaseModel):
     shared: list[str]
     metrics: list[str]
     public: int
+    threat_models: dict[str, str]
     questions: dict[str, str]
     needs: dict[str, str]
     obstacles: dict[str, str]

@@ -81,6 +81,11 @@ def _duration(seconds: float) -> str:
     return f"{hours}{_NBSP}h {minutes:02d}{_NBSP}min" if hours else f"{minutes}{_NBSP}min"
 
 
+def _opened(text: str) -> str:
+    """Words with a capital letter at the start; the rest stays, e.g. in dB."""
+    return text[:1].upper() + text[1:]
+
+
 def _count(number: int) -> str:
     for unit, name in ((10**9, "billion"), (10**6, "million")):
         if number >= unit:
@@ -200,7 +205,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (_best, _count, _duration, _entry, _fixed, _megabytes, _pixels, _plain, _when)
+    filters = (_best, _count, _duration, _entry, _fixed, _megabytes, _opened, _pixels, _plain, _when)
     environment.filters.update({function.__name__[1:]: function for function in filters})
     return environment
 
