@@ -154,7 +154,7 @@ def test_generator_steps_leave_no_gradients_in_the_other_networks():
 
 def test_a_few_pictures_at_a_time_are_the_batch(monkeypatch):
     moved = []
-    for at_once in (1, 3, 100):
+    for at_once in (1, 3 * 16 * 16, 10**6):
         monkeypatch.setattr(client_training, "AT_ONCE", at_once)
         one = client()
         for name in ("generator", "discriminator"):
@@ -166,6 +166,11 @@ def test_a_few_pictures_at_a_time_are_the_batch(monkeypatch):
         torch.testing.assert_close(generator, moved[2][0], atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(extractor, moved[2][1], atol=1e-4, rtol=1e-4)
         assert figures == pytest.approx(moved[2][2], rel=1e-3)
+
+
+@pytest.mark.parametrize(("count", "side", "expected"), [(64, 28, 2), (64, 32, 3), (1, 28, 1), (3, 400, 3), (0, 28, 0)])
+def test_pieces_of_a_batch(count, side, expected):
+    assert client_training.pieces(torch.empty(count, 1, side, side, device="meta")) == expected
 
 
 def test_a_resumed_client_ends_with_the_same_bits():

@@ -41,8 +41,8 @@ from veilmark.run.errors import ConfigError
 from veilmark.run.local_training import Training, batches, rate, sgd
 from veilmark.run.seeds import rng_for
 
-AT_ONCE = 22
-"""Pictures whose graph is held at once in the steps of G and F."""
+AT_ONCE = 26_000
+"""Pixels whose graph is held at once in the steps of G and F: 32 pictures of 28 px, 22 of 32 px."""
 
 Head = Literal["key", "kept"]
 ExtractorTraining = Literal["separate", "joint", "key", "fixed", "none"]
@@ -92,6 +92,12 @@ def to_unit(pictures: Tensor) -> Tensor:
 def to_bytes(pictures: Tensor) -> Tensor:
     """Floats in [-1, 1] to the nearest bytes."""
     return ((pictures + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def pieces(pictures: Tensor) -> int:
+    """In how many pieces of like size a batch ``(n, c, h, w)`` is worked on, ``AT_ONCE`` or nearly so each."""
+    count, _, height, width = pictures.shape
+    return min(count, -(-count * height * width // AT_ONCE))
 
 
 @contextmanager
@@ -259,7 +265,7 @@ class PPIDSGClient:
         made: list[Tensor] = []
         losses = dict.fromkeys(("adversarial", "semantic", "class"), 0.0)
         with frozen(self.discriminator, self.extractor, self.classifier):
-            for some, wanted, named in zip(*(torch.split(t, AT_ONCE) for t in (x, y, labels)), strict=True):
+            for some, wanted, named in zip(*(torch.tensor_split(t, pieces(x)) for t in (x, y, labels)), strict=True):
                 share = len(some) / len(x)
                 generated = self.generator(some)
                 parts = {
@@ -284,7 +290,7 @@ class PPIDSGClient:
         if not isinstance(self.extractor, Extractor) or self.config.extractor not in ("separate", "key"):
             return {}
         sum_of_losses = 0.0
-        for some in torch.split(pictures, AT_ONCE):
+        for some in torch.tensor_split(pictures, pieces(pictures)):
             loss = len(some) / len(pictures) * reconstruction_loss(self.extractor.reconstruct(some), some)
             loss.backward()  # type: ignore[no-untyped-call]
             sum_of_losses += float(loss.detach())
