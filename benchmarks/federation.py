@@ -76,6 +76,7 @@ CORE: dict[str, dict[str, Any]] = {
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "1e-3, nothing shared": {**RATE, "options.ppidsg.share": []},
+    "repaired, nothing shared": {**RATE, "options.ppidsg.extractor": "fixed", "options.ppidsg.share": []},
     "1e-3, extractor from the key": {**RATE, "options.ppidsg.extractor_start": "key"},
     "1e-3, key extractor": {**RATE, "options.ppidsg.extractor": "key"},
     "1e-3, joint extractor": {**RATE, "options.ppidsg.extractor": "joint"},
