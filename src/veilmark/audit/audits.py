@@ -16,12 +16,16 @@ from torch import Tensor
 
 from veilmark import __version__
 from veilmark.audit.attack import Attack, Finding, Scene, Truth
+from veilmark.audit.cipher_audit import CipherJigsaw, CipherKnownPlaintext, key_obstacle
 from veilmark.audit.client_inference import Linking
 from veilmark.audit.generator_attacks import KeyOracle
 from veilmark.audit.gradient_inversion import PicturesFromHead
+from veilmark.audit.inverse_network import PicturesFromGenerated
+from veilmark.audit.inversion_ladder import InversionOfClassifier, InversionOfGenerator
 from veilmark.audit.label_inference import LabelCounts
 from veilmark.audit.membership import MembershipByLoss
 from veilmark.audit.record import Record, ThreatModel, read_record
+from veilmark.audit.shadow_membership import MembershipByLiRA, MembershipByPredictions
 from veilmark.federation.client_side import SecretFolder
 from veilmark.federation.methods.ppidsg import PPIDSGOptions, cipher_of
 from veilmark.federation.samples import SHOWN, write_sheet
@@ -35,18 +39,31 @@ from veilmark.run.progress import progress_bar
 from veilmark.run.seeds import rng_for
 
 ATTACKS: dict[str, Attack] = {
-    attack.name: attack for attack in (LabelCounts(), PicturesFromHead(), MembershipByLoss(), KeyOracle(), Linking())
+    attack.name: attack
+    for attack in (
+        LabelCounts(),
+        PicturesFromHead(),
+        MembershipByLoss(),
+        KeyOracle(),
+        Linking(),
+        InversionOfClassifier(),
+        InversionOfGenerator(),
+        PicturesFromGenerated(),
+        CipherKnownPlaintext(),
+        CipherJigsaw(),
+        MembershipByLiRA(),
+        MembershipByPredictions(),
+    )
 }
-"""Every attack, in the order in which a budget is spent."""
+"""Every attack, in the order in which a budget is spent: quick and telling ones first."""
 
 NOT_TRIED = (
     "a malicious server that changes what it sends",
-    "iterative gradient inversion (DLG, cosine distance) on the run's own updates",
-    "membership with shadow federations (LiRA)",
-    "the cipher from leaked pairs or ciphertexts",
-    "an inverse network on generated pictures",
+    "gradient inversion that follows all steps of a round one by one",
+    "membership with shadow federations of the very method, and shadows that learned the picture in question",
+    "the class mix of a client out of the changes of a generator",
 )
-"""What an audit does not do, said in its report. Building blocks for most of it are in ``veilmark.audit``."""
+"""What an audit does not do, said in its report."""
 
 _PUBLIC = 1000
 """Public pictures that attacks have at most."""
@@ -177,8 +194,7 @@ def _truth(record: Record, run: Path, data: Path | None, secrets: Path | None) -
     rows = np.sort(rng_for(0, 35).permutation(len(task.test))[:_PUBLIC])
     chosen = torch.from_numpy(rows)
     public = Data(task.test.inputs[chosen], task.test.targets[chosen], tuple(task.test.names[row] for row in rows))
-    options = record.method.options
-    if not (isinstance(options, PPIDSGOptions) and options.scope == "federation" and options.share):
+    if key_obstacle(record):
         return Truth(owners), public
     places = [secrets] if secrets else [run.with_name(run.name + ".secrets"), run.parent / "secrets"]
     there = [place for place in places if (place / "federation.key").exists()]
@@ -187,8 +203,9 @@ def _truth(record: Record, run: Path, data: Path | None, secrets: Path | None) -
             f"the guessed key is scored with the run's secrets, and {places[0]} has no federation.key; give their "
             "folder with --secrets"
         )
-    known = SecretFolder(there[0]).of_client(0)
-    cipher = cipher_of(options, known.federation, known.own)
+    known, options = SecretFolder(there[0]).of_client(0), record.method.options
+    same = PPIDSGOptions(scope=options.scope, block=options.block, without=options.without)
+    cipher = cipher_of(same, known.federation, known.own)
     return Truth(owners, cipher.table(task.channels, task.side, task.side)), public
 
 

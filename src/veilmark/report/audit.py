@@ -67,7 +67,8 @@ class Verdict:
     Attributes:
         attack: Its name.
         threat_model: Who attacks.
-        kind: ``leaks``, ``not found`` or ``not shown to work``.
+        kind: ``leaks``, ``not found``, ``not shown to work``, or ``nothing to attack`` where what it needs did not
+            travel in this run.
         words: A sentence.
         findings: The figures behind it, easiest rung first.
     """
@@ -93,7 +94,12 @@ def verdict(findings: Sequence[AuditFinding]) -> Verdict:
     works = easy.positive_control is not None and easy.positive_control > easy.chance
     # Noise that does as well as the real thing: the measure, not the update, makes the figure.
     sound = real is not None and (real.negative_control is None or real.low > real.negative_control)
-    if real is not None and real.low > real.chance and sound:
+    if real is None:
+        last = findings[-1]
+        kind = "nothing to attack"
+        words = f"What it takes did not travel in this run. If it leaked: {_figure(last)}, where chance is "
+        words += f"{last.chance:.1f} (“{last.rung}”)."
+    elif real.low > real.chance and sound:
         kind, words = "leaks", f"Yes: {_figure(real)}, where chance is {real.chance:.1f}."
     elif not works:
         kind, words = "not shown to work", "Unknown: the attack did not succeed where it must, so it shows nothing."
@@ -101,8 +107,7 @@ def verdict(findings: Sequence[AuditFinding]) -> Verdict:
         kind = "not found"
         beaten = [found.rung for found in findings if found.low > found.chance and found.rung != REAL]
         where = f" It works on the rung “{beaten[-1]}”." if beaten else ""
-        figure = f" ({_figure(real)}, chance {real.chance:.1f})" if real else ""
-        words = f"Not by this attack{figure}.{where} Another attack may."
+        words = f"Not by this attack ({_figure(real)}, chance {real.chance:.1f}).{where} Another attack may."
     return Verdict(easy.attack, easy.threat_model, kind, words, list(findings))
 
 

@@ -1,0 +1,305 @@
+"""Pictures out of updates by search: what pictures would have given the same update? On the run's own networks.
+
+Each attack runs up a ladder of knowledge, from one picture and one step of which everything is known to the messages
+of the run. All but the last rung are rehearsed with public pictures, on the networks that were broadcast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from veilmark.audit.attack import REAL, Attack, Finding, Scene, with_controls
+from veilmark.audit.gradient_inversion import (
+    GradientOf,
+    classifier_gradient,
+    dlg,
+    generator_gradient,
+    likeness,
+    psnr,
+    sgd_gradient,
+)
+from veilmark.audit.inversion_search import SmallSigmoidNetwork, compact_gradient, scrambled, search
+from veilmark.audit.label_inference import LabelCounts, apportioned, prior_counts, sign_rule
+from veilmark.audit.record import Record, RecordedRound, ThreatModel, network_of
+from veilmark.federation.messages import Update
+from veilmark.federation.methods.ppidsg import PPIDSGOptions, cipher_of
+from veilmark.federation.samples import SHOWN
+from veilmark.federation.tasks.classify import ClassifierNetwork
+from veilmark.ppidsg.client_training import PPIDSGClient, to_unit
+from veilmark.ppidsg.losses import class_loss
+from veilmark.ppidsg.networks import Generator
+from veilmark.ppidsg.secret import SECRET_BYTES, Secret
+from veilmark.run.checkpoints import Tensors
+from veilmark.run.local_training import rate, sgd_weight
+from veilmark.run.seeds import rng_for
+
+STEPS = 100
+"""Of a search for a classifier's pictures."""
+GENERATOR_STEPS = 40
+"""Of a search for a generator's pictures, which cost more each."""
+CONTROL_STEPS = 30
+"""Of L-BFGS in the positive control."""
+REHEARSED = 2
+"""Single pictures on a rung of one picture."""
+CLIENTS = 2
+"""Messages of the first recorded round that are attacked."""
+STRANGERS = 200
+"""Public pictures whose nearest one is chance, and whose spread is where searches look."""
+_BATCH, _MOST = 4, 8
+_WHAT = ("PSNR of the nearest picture", "dB")
+
+
+class _Ladder(Attack):
+    """What both ladders share: how they search, and how rungs are scored."""
+
+    threat_model = ThreatModel.server
+
+    def _searched(
+        self, scene: Scene, gradient: GradientOf, seen: Sequence[Tensor], labels: Tensor, steps: int, number: int
+    ) -> Tensor:
+        """Pictures ``(n, c, s, s)``; another number begins elsewhere."""
+        classes, seed = len(scene.record.task.classes), scene.seed * 100 + number
+        made = search(gradient, seen, labels, classes, _strangers(scene), steps=steps, seed=seed)
+        scene.advance()
+        return made
+
+    def _rehearsed(self, scene: Scene, rung: str, true: Tensor, made: Tensor) -> Finding:
+        """Scores pictures that were made of public ones."""
+        said = likeness(made, true, _strangers(scene))
+        scene.show(rung, true, made[said.order])
+        return self._finding(scene, rung, *_WHAT, said.psnr, float(np.mean(said.chance_psnr)))
+
+    def _real(self, scene: Scene, made: Mapping[int, Tensor]) -> Finding:
+        """Scores pictures that were made of the run's messages: by client, the pair that is most alike."""
+        values, chances, nearest, shown = [], [], [], []
+        for client, pictures in made.items():
+            own = to_unit(scene.truth.owners[client].inputs)
+            alike = torch.stack([psnr(picture.expand_as(own), own) for picture in pictures])
+            best = int(alike.amax(dim=1).argmax())
+            values.append(float(alike.max()))
+            nearest.append(own[int(alike[best].argmax())])
+            shown.append(pictures[best])
+            chances.append(max(float(psnr(some.expand_as(own), own).max()) for some in _strangers(scene)))
+        scene.show(REAL, torch.stack(nearest[:SHOWN]), torch.stack(shown[:SHOWN]))
+        return self._finding(scene, REAL, *_WHAT, values, float(np.mean(chances)))
+
+
+def _strangers(scene: Scene) -> Tensor:
+    """Public pictures that nothing is rehearsed with."""
+    return to_unit(scene.public.inputs[: len(scene.public) // 2][:STRANGERS])
+
+
+def _rows(scene: Scene, count: int) -> list[int]:
+    """Public pictures to rehearse with: the first of the second half."""
+    half = len(scene.public) // 2
+    return list(range(half, min(half + count, len(scene.public))))
+
+
+def _noise(like: Sequence[Tensor], seed: int) -> list[Tensor]:
+    """Noise of the same spread."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(some.shape, generator=generator) * some.std(correction=0) for some in like]
+
+
+def _attacked(record: Record) -> tuple[RecordedRound, dict[int, Update]]:
+    """The first recorded round, and the messages that are attacked."""
+    first = record.rounds[0]
+    return first, dict(list(first.updates.items())[:CLIENTS])
+
+
+class InversionOfClassifier(_Ladder):
+    """Pictures out of the changes of a shared classifier, or of its parts that travel (Geiping et al. 2020)."""
+
+    name = "gradient inversion"
+    needs = "the changes of a classifier, or of a part; public pictures"
+    question = "Can the server rebuild pictures by searching for ones that give the same update?"
+
+    def obstacle(self, record: Record) -> str | None:
+        """Some tensor of the classifier must travel."""
+        names = list(record.task.network(0).state_dict())
+        if any(name in record.declared.tensors for name in names):
+            return None
+        return f"{names[0]} does not travel, nor does anything else of the classifier"
+
+    def findings(self, scene: Scene) -> list[Finding]:
+        """One picture, four pictures, the run; a small smooth network for a control."""
+        record, public, targets = scene.record, to_unit(scene.public.inputs), scene.public.targets
+        network = network_of(record, record.rounds[0].broadcast)
+        named = {name: some for name, some in network.named_parameters() if name in record.declared.tensors}
+        single: list[Tensor] = []
+        blind: list[Tensor] = []
+        rows = _rows(scene, REHEARSED)
+        for row in rows:
+            x, labels = public[row : row + 1], targets[row : row + 1]
+            seen = torch.autograd.grad(class_loss(network(x), labels), list(named.values()))
+            for gradients, made in ((seen, single), (_noise(seen, scene.seed + row), blind)):
+                made.append(self._of_network(scene, network, dict(zip(named, gradients, strict=True)), labels, row))
+        few = _rows(scene, _BATCH)
+        seen = torch.autograd.grad(class_loss(network(public[few]), targets[few]), list(named.values()))
+        several = self._of_network(scene, network, dict(zip(named, seen, strict=True)), targets[few], 0)
+        found = [
+            self._rehearsed(scene, "one picture, one step of SGD, everything known", public[rows], torch.cat(single)),
+            self._rehearsed(scene, "four pictures, one step of SGD, everything known", public[few], several),
+            self._real(scene, self.run(scene)),
+        ]
+        noise = [float(psnr(made, public[row : row + 1])[0]) for row, made in zip(rows, blind, strict=True)]
+        return with_controls(found, self._control(scene), float(np.mean(noise)))
+
+    def run(self, scene: Scene) -> dict[int, Tensor]:
+        """Pictures ``(n, c, s, s)`` by client, of the first messages.
+
+        What is taken for the gradient is the mean over the steps of the round; labels are read from the last layer's
+        bias where it travels.
+        """
+        record, training, classes = scene.record, scene.record.config.training, len(scene.record.task.classes)
+        first, updates = _attacked(record)
+        network = network_of(record, first.broadcast)
+        names = [name for name, _ in network.named_parameters() if name in record.declared.tensors]
+        teller, share = LabelCounts(), rate(first.number - 1, record.config.rounds, training.decay_after)
+        counted = teller.run(record, scene.public) if teller.obstacle(record) is None else {}
+        made = {}
+        for client, update in updates.items():
+            steps = training.local_steps or training.epochs * -(-update.examples // training.batch)
+            # Of one step the batch is known; of several any part of the client's pictures may be what is found.
+            size = min(_MOST, update.examples, training.batch if steps == 1 else update.examples)
+            wide = counted.get((first.number, client))
+            counts = prior_counts(size, classes) if wide is None else apportioned(torch.from_numpy(wide), size)
+            labels = torch.from_numpy(np.repeat(np.arange(classes), counts))
+            scale = share * training.lr * sgd_weight(steps, training.momentum)
+            before, after = ({name: some[name] for name in names} for some in (first.broadcast, update.tensors))
+            seen = sgd_gradient(before, after, scale, training.weight_decay)
+            made[client] = self._of_network(scene, network, seen, labels, client)
+        return made
+
+    def _of_network(
+        self, scene: Scene, network: ClassifierNetwork, seen: Mapping[str, Tensor], labels: Tensor, number: int
+    ) -> Tensor:
+        return self._searched(scene, *compact_gradient(network, seen), labels, STEPS, number)
+
+    def _control(self, scene: Scene) -> float:
+        """PSNR of a public picture, in dB, out of the gradient of a network that must give it away, label included."""
+        task, row = scene.record.task, _rows(scene, 1)
+        x, label = to_unit(scene.public.inputs[row]), scene.public.targets[row]
+        network = SmallSigmoidNetwork(task.channels, task.side, len(task.classes), scene.seed)
+        seen = torch.autograd.grad(class_loss(network(x), label), list(network.parameters()))
+        # iDLG: activations are positive, so that the right class alone has a negative gradient.
+        guess = torch.from_numpy(sign_rule(seen[-2], 1)).argmax()[None]
+        found = dlg(
+            classifier_gradient(network), seen, (1, *x.shape[1:]), len(task.classes), guess, steps=CONTROL_STEPS,
+            restarts=2, seed=scene.seed, advance=scene.advance,
+        )  # fmt: skip
+        return float(psnr(found.pictures, x)[0])
+
+
+class InversionOfGenerator(_Ladder):
+    """Pictures out of the changes of PPIDSG's generator, by its own losses."""
+
+    name = "gradient inversion of the generator"
+    needs = "the changes of the generator; public pictures"
+    question = "Can the server rebuild pictures by searching for ones that give the generator the same update?"
+
+    def obstacle(self, record: Record) -> str | None:
+        """A generator must travel."""
+        options = record.method.options
+        return None if isinstance(options, PPIDSGOptions) and options.share else "no generator travels"
+
+    def findings(self, scene: Scene) -> list[Finding]:
+        """One step with all known, with nothing but G known, the client's own steps, and the run."""
+        record, public, targets = scene.record, to_unit(scene.public.inputs), scene.public.targets
+        options = record.method.options
+        assert isinstance(options, PPIDSGOptions)
+        rows = _rows(scene, REHEARSED)
+        known, guessed = (_gradient_of(scene, number) for number in (0, 1))
+        made: list[list[Tensor]] = [[], [], [], []]
+        for row in rows:
+            x, labels = public[row : row + 1], targets[row : row + 1]
+            hard = torch.nn.functional.one_hot(labels, len(record.task.classes)).float()
+            seen = [some.detach() for some in known(x, hard)]
+            moved = _own_steps(scene, row)
+            tries = ((known, seen), (guessed, seen), (known, moved), (known, _noise(seen, scene.seed + row)))
+            for pictures, (gradient, gradients) in zip(made, tries, strict=True):
+                pictures.append(self._searched(scene, gradient, gradients, labels, GENERATOR_STEPS, row))
+        steps = {1: "one step", 2: "two steps"}.get(options.generator_steps, f"{options.generator_steps} steps")
+        rungs = (
+            "one picture, one step of SGD; D, F, C and the key known",
+            "the same; D, F, C and the key guessed",
+            f"{steps} of Adam in place of one of SGD; D, F, C and the key known",
+        )
+        found = [
+            self._rehearsed(scene, rung, public[rows], torch.cat(pictures))
+            for rung, pictures in zip(rungs, made[:3], strict=True)
+        ]
+        noise = float(psnr(torch.cat(made[3]), public[rows]).mean())
+        return with_controls([*found, self._real(scene, self.run(scene))], found[0].value, noise)
+
+    def run(self, scene: Scene) -> dict[int, Tensor]:
+        """Pictures ``(n, c, s, s)`` by client, of the first messages: D, F, C, the key and labels are guessed."""
+        record, classes = scene.record, len(scene.record.task.classes)
+        first, updates = _attacked(record)
+        gradient, made = _gradient_of(scene, 2), {}
+        # In the order of the gradients; a message has its own.
+        names = list(Generator(record.task.channels).state_dict())
+        for client, update in updates.items():
+            counts = prior_counts(min(_BATCH, update.examples), classes)
+            seen = [first.broadcast[name] - update.tensors[name] for name in names]
+            labels = torch.from_numpy(np.repeat(np.arange(classes), counts))
+            made[client] = self._searched(scene, gradient, seen, labels, GENERATOR_STEPS, client)
+        return made
+
+
+def _client(scene: Scene, number: int, row: int = 0) -> PPIDSGClient:
+    """A client that the attacker plays, with one public picture, secrets and networks of its own and the G sent.
+
+    Args:
+        scene: What the attacker has.
+        number: Another number gives other networks and secrets.
+        row: Of the picture.
+    """
+    record, options = scene.record, scene.record.method.options
+    assert isinstance(options, PPIDSGOptions)
+    secret = _secret(scene, number)
+    client = PPIDSGClient(
+        scene.public.inputs[row : row + 1],
+        scene.public.targets[row : row + 1],
+        len(record.task.classes),
+        cipher_of(options, secret, secret),
+        secret.derive(b"key"),
+        options,
+        training=record.config.training.model_copy(update={"local_steps": 1}),
+        rounds=record.config.rounds,
+        head_widths=record.task.head_widths,
+        # Not the run's seed: clients outside a simulation draw their networks by themselves.
+        seed=int(rng_for(scene.seed, 37, number + 1).integers(2**31)),
+    )
+    client.generator.load_state_dict(record.rounds[0].broadcast)
+    return client
+
+
+def _secret(scene: Scene, number: int) -> Secret:
+    return Secret(rng_for(scene.seed, 36, number + 1).bytes(SECRET_BYTES))
+
+
+def _gradient_of(scene: Scene, number: int) -> GradientOf:
+    """The gradient of such a client's step of G in the first recorded round."""
+    record, client, secret = scene.record, _client(scene, number), _secret(scene, number)
+    options, task = record.method.options, record.task
+    assert isinstance(options, PPIDSGOptions)
+    table = cipher_of(options, secret, secret).table(task.channels, task.side, task.side)
+    classes = options.classes if record.rounds[0].number > options.warmup else 0.0
+    head = nn.Sequential(client.extractor, client.classifier)
+    return generator_gradient(
+        client.generator, client.discriminator, head, partial(scrambled, table), options.semantic, classes
+    )
+
+
+def _own_steps(scene: Scene, row: int) -> list[Tensor]:
+    """How G changes in a client's own training on one batch of one public picture."""
+    before: Tensors = scene.record.rounds[0].broadcast
+    client = _client(scene, 0, row)
+    client.train_round(before, scene.record.rounds[0].number - 1)
+    return [before[name] - some.detach() for name, some in client.generator.named_parameters()]

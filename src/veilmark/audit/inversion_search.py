@@ -1,0 +1,144 @@
+"""The search for pictures that give the same gradient, and gradients in a form that is quickly compared.
+
+The attacks that search are in :mod:`veilmark.audit.inversion_ladder`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from veilmark.audit.gradient_inversion import GradientOf, cosine_inversion
+from veilmark.federation.tasks.classify import ClassifierNetwork
+from veilmark.ppidsg.cipher import Table
+
+REACH = 2.0
+"""Standard deviations that a search goes from the mean in each direction."""
+
+
+class SmallSigmoidNetwork(nn.Sequential):
+    """The network of the DLG paper (Zhu et al. 2019): smooth, with a wide start, and known to give pictures away.
+
+    Args:
+        channels: 1 or 3.
+        side: Pixels, a multiple of 4.
+        classes: Number of classes.
+        seed: Of its weights.
+    """
+
+    def __init__(self, channels: int, side: int, classes: int, seed: int) -> None:
+        parts: list[nn.Module] = []
+        for enter, stride in ((channels, 2), (12, 2), (12, 1)):
+            parts += [nn.Conv2d(enter, 12, 5, padding=2, stride=stride), nn.Sigmoid()]
+        super().__init__(*parts, nn.Flatten(), nn.Linear(12 * (side // 4) ** 2, classes))
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.uniform_(-0.5, 0.5, generator=generator)
+
+
+def compact_gradient(network: ClassifierNetwork, seen: Mapping[str, Tensor]) -> tuple[GradientOf, list[Tensor]]:
+    """The gradient of plain training, of the tensors that were seen; of wide layers only what a cosine depends on.
+
+    The gradient of a linear layer's weights has rank n for n pictures, and is not written down: two numbers stand for
+    it, how far it reaches along the seen one and how far across. All lengths and angles to the seen one are the same.
+
+    Args:
+        network: The classifier.
+        seen: Gradients by name.
+
+    Returns:
+        What makes gradients, and the seen ones, in the same form and order.
+    """
+    named = dict(network.named_parameters())
+    plain = [name for name in seen if not name.startswith("classifier.")]
+    linear = {
+        place: f"classifier.layers.{place}"
+        for place, layer in enumerate(network.classifier.layers)
+        if isinstance(layer, nn.Linear)
+    }
+
+    def gradient(pictures: Tensor, probabilities: Tensor) -> Sequence[Tensor]:
+        x, entered, left = network.extractor(pictures), {}, {}
+        for place, layer in enumerate(network.classifier.layers):
+            y = layer(x)
+            if place in linear:
+                entered[place], left[place] = x, y
+            x = y
+        loss = cross_entropy(x, probabilities)
+        wanted = [*(named[name] for name in plain), *left.values()]
+        slopes = torch.autograd.grad(loss, wanted, create_graph=True)
+        found = list(slopes[: len(plain)])
+        for (place, name), slope in zip(linear.items(), slopes[len(plain) :], strict=True):
+            if f"{name}.bias" in seen:
+                found.append(slope.sum(dim=0))
+            if f"{name}.weight" in seen:
+                found.append(_along_and_across(slope, entered[place], seen[f"{name}.weight"]))
+        return found
+
+    aim = [seen[name] for name in plain]
+    for name in linear.values():
+        if f"{name}.bias" in seen:
+            aim.append(seen[f"{name}.bias"])
+        if f"{name}.weight" in seen:
+            aim.append(torch.stack([seen[f"{name}.weight"].norm(), torch.tensor(0.0)]))
+    return gradient, aim
+
+
+def _along_and_across(slope: Tensor, entered: Tensor, seen: Tensor) -> Tensor:
+    """``slope^T entered``, as its part along ``seen`` and the length of the rest."""
+    along = ((slope @ seen) * entered).sum() / seen.norm().clamp(min=1e-30)
+    square = ((slope @ slope.T) * (entered @ entered.T)).sum()
+    return torch.stack([along, (square - along.square()).clamp(min=1e-30).sqrt()])
+
+
+def scrambled(table: Table, pictures: Tensor) -> Tensor:
+    """What the cipher does to pictures in [-1, 1], with its graph, which :meth:`Cipher.scramble` does not keep."""
+    sign = 1 - 2 * torch.from_numpy(table.negated).to(pictures.dtype)
+    return (pictures.flatten(1)[:, torch.from_numpy(table.place)] * sign).view(pictures.shape)
+
+
+def search(
+    gradient: GradientOf,
+    seen: Sequence[Tensor],
+    labels: Tensor,
+    classes: int,
+    public: Tensor,
+    *,
+    steps: int,
+    seed: int = 0,
+) -> Tensor:
+    """Pictures whose gradient has nearly the direction of one that was seen.
+
+    It goes along the principal components of public pictures: pixel by pixel it finds less in the same time.
+
+    Args:
+        gradient: What makes gradients.
+        seen: The gradient that was seen.
+        labels: ``(n,)`` int64.
+        classes: Number of classes.
+        public: ``(m, c, s, s)`` in [-1, 1]: other pictures of the same kind.
+        steps: Of Adam.
+        seed: Of the start.
+
+    Returns:
+        ``(n, c, s, s)`` in [-1, 1].
+    """
+    shape = (len(labels), *public.shape[1:])
+    mean = public.flatten(1).mean(dim=0)
+    _, spread, axes = torch.linalg.svd(public.flatten(1) - mean, full_matrices=False)
+    axes = axes * (REACH * spread / len(public) ** 0.5)[:, None]
+
+    def picture(z: Tensor) -> Tensor:
+        # Of as many numbers as there are pixels the first ones count.
+        made: Tensor = (mean + z.flatten(1)[:, : len(axes)] @ axes).clamp(-1, 1).view(z.shape)
+        return made
+
+    found = cosine_inversion(
+        lambda z, probabilities: gradient(picture(z), probabilities), seen, shape, labels, classes,
+        steps=steps, smoothness=0, seed=seed,
+    )  # fmt: skip
+    return picture(found.pictures)

@@ -1,0 +1,163 @@
+"""Ladders of gradient inversion: they reach pictures where everything is known, and find nothing in noise."""
+
+import pytest
+import torch
+from torch.nn.functional import one_hot
+
+from tiny_federations import config, play
+from veilmark.audit import inversion_ladder
+from veilmark.audit.attack import REAL, Scene, Truth
+from veilmark.audit.gradient_inversion import classifier_gradient, cosine_distance, psnr
+from veilmark.audit.inversion_ladder import InversionOfClassifier, InversionOfGenerator
+from veilmark.audit.inversion_search import SmallSigmoidNetwork, compact_gradient, scrambled, search
+from veilmark.audit.record import network_of, read_record
+from veilmark.federation.tasks.classify import load_classify
+from veilmark.ppidsg.cipher import Cipher
+from veilmark.ppidsg.client_training import to_unit
+from veilmark.ppidsg.losses import class_loss
+from veilmark.ppidsg.secret import SECRET_BYTES, Secret
+
+
+@pytest.fixture(scope="module")
+def scene_of(tmp_path_factory):
+    """What an attacker of a tiny federation has: the method and its options to a scene."""
+    folder, scenes = tmp_path_factory.mktemp("ladders"), {}
+
+    def made(method, **options):
+        name = f"{method} {options}"
+        if name not in scenes:
+            made = config(method=method, rounds=1, data__test=120, options={method: options})
+            run = play(folder / str(len(scenes)), made)
+            record = read_record(run.path / "transcript")
+            task, owners, _, _ = load_classify(record.config.data, None, 2, record.config.seed)
+            scenes[name] = Scene(record, task.test, Truth(owners))
+        return scenes[name]
+
+    return made
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """How near searches come is tested below; here they only have to be played."""
+    for name, value in {"STEPS": 2, "GENERATOR_STEPS": 1, "CONTROL_STEPS": 1, "REHEARSED": 1, "CLIENTS": 1}.items():
+        monkeypatch.setattr(inversion_ladder, name, value)
+
+
+def first_picture(scene):
+    """A public picture that is no stranger to a rung, and its label."""
+    half = len(scene.public) // 2
+    return to_unit(scene.public.inputs[half : half + 1]), scene.public.targets[half : half + 1]
+
+
+def gradients_of(network, x, labels):
+    named = dict(network.named_parameters())
+    return dict(zip(named, torch.autograd.grad(class_loss(network(x), labels), list(named.values())), strict=True))
+
+
+def test_compact_gradients_have_the_same_cosine(scene_of):
+    scene = scene_of("none")
+    network = network_of(scene.record, scene.record.rounds[0].broadcast)
+    inputs, labels = to_unit(scene.public.inputs[:6]), scene.public.targets[:3]
+    seen = gradients_of(network, inputs[:3], labels)
+    gradient, aim = compact_gradient(network, seen)
+    hard = one_hot(labels, 10).float()
+    compact = cosine_distance(gradient(inputs[3:], hard), aim)
+    plain = cosine_distance(classifier_gradient(network)(inputs[3:], hard), list(seen.values()))
+    assert float(compact.detach()) == pytest.approx(float(plain.detach()), abs=1e-5)
+    assert float(cosine_distance(gradient(inputs[:3], hard), aim).detach()) < 1e-4
+
+
+def test_compact_gradients_are_those_of_what_was_seen(scene_of):
+    scene = scene_of("none")
+    network = network_of(scene.record, scene.record.rounds[0].broadcast)
+    x, labels = first_picture(scene)
+    seen = {k: v for k, v in gradients_of(network, x, labels).items() if k.startswith("classifier.layers.5")}
+    gradient, aim = compact_gradient(network, seen)
+    assert [tuple(some.shape) for some in gradient(x, one_hot(labels, 10).float())] == [(10,), (2,)]
+    assert torch.equal(aim[0], seen["classifier.layers.5.bias"])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_scrambling_keeps_its_graph(channels):
+    cipher = Cipher(Secret(b"k" * SECRET_BYTES), 4)
+    x = (torch.rand(2, channels, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1).requires_grad_()
+    made = scrambled(cipher.table(channels, 16, 16), x)
+    assert torch.equal(made.detach(), cipher.scramble(x.detach()))
+    made.abs().sum().backward()
+    assert torch.equal(x.grad, x.detach().sign())
+
+
+def test_a_search_finds_a_picture_and_nothing_in_noise(scene_of):
+    scene = scene_of("none")
+    network = network_of(scene.record, scene.record.rounds[0].broadcast)
+    x, labels = first_picture(scene)
+    public = to_unit(scene.public.inputs[: len(scene.public) // 2])
+    chance = float(psnr(public, x.expand_as(public)).max())
+    seen = gradients_of(network, x, labels)
+    generator = torch.Generator().manual_seed(0)
+    noise = {name: torch.randn(some.shape, generator=generator) * some.std() for name, some in seen.items()}
+    found = [
+        float(psnr(search(*compact_gradient(network, some), labels, 10, public, steps=steps), x)[0])
+        for some, steps in ((seen, 40), (noise, 15))
+    ]
+    assert found[0] > chance + 1
+    assert found[1] < chance
+
+
+def test_the_control_must_succeed(scene_of, monkeypatch):
+    monkeypatch.setattr(inversion_ladder, "CONTROL_STEPS", 15)
+    assert InversionOfClassifier()._control(scene_of("none")) > 25
+
+
+def test_rungs_of_a_classifier(scene_of, quick):
+    scene = scene_of("none")
+    found = InversionOfClassifier().findings(scene)
+    assert [some.rung[:12] for some in found] == ["one picture,", "four picture", REAL]
+    assert [some.n for some in found] == [1, 4, 1]
+    assert all(some.low <= some.value <= some.high for some in found)
+
+
+def test_a_part_of_a_classifier_is_enough(scene_of, quick):
+    scene = scene_of("none", share=["extractor"])
+    assert InversionOfClassifier().obstacle(scene.record) is None
+    made = InversionOfClassifier().run(scene)
+    assert {client: tuple(some.shape) for client, some in made.items()} == {0: (8, 1, 28, 28)}
+
+
+def test_rungs_of_a_generator(scene_of, quick):
+    scene = scene_of("ppidsg")
+    shown = []
+    again = Scene(scene.record, scene.public, scene.truth, show=lambda rung, true, made: shown.append(rung))
+    found = InversionOfGenerator().findings(again)
+    assert shown == [some.rung for some in found]
+    assert "known" in shown[0]
+    assert "guessed" in shown[1]
+    assert shown[2].startswith("two steps of Adam")
+    assert shown[3] == REAL
+    assert {some.positive_control for some in found} == {found[0].value}
+
+
+def test_the_rehearsed_gradient_is_that_of_its_client(scene_of):
+    """One step of Adam from nothing goes by the gradient's signs."""
+    scene = scene_of("ppidsg", generator_steps=1)
+    x, labels = first_picture(scene)
+    expected = inversion_ladder._gradient_of(scene, 0)(x, one_hot(labels, 10).float())
+    moved = inversion_ladder._own_steps(scene, len(scene.public) // 2)
+    for slope, change in zip(expected, moved, strict=True):
+        clear = slope.abs() > 1e-3
+        assert (slope.sign() == change.sign())[clear].float().mean() > 0.99 or not clear.any()
+
+
+def test_obstacles_say_what_does_not_travel(scene_of):
+    classifier, generator = InversionOfClassifier(), InversionOfGenerator()
+    none, ppidsg = scene_of("none").record, scene_of("ppidsg").record
+    assert classifier.obstacle(none) is None
+    assert generator.obstacle(ppidsg) is None
+    assert "extractor.0.weight does not travel" in classifier.obstacle(ppidsg)
+    assert generator.obstacle(none) == "no generator travels"
+    assert generator.obstacle(scene_of("ppidsg", share=[]).record) == "no generator travels"
+
+
+def test_the_small_network_is_the_same_for_a_seed():
+    one, other = (SmallSigmoidNetwork(1, 16, 10, 3).state_dict() for _ in range(2))
+    assert all(torch.equal(one[name], other[name]) for name in one)
