@@ -27,7 +27,9 @@ def quick():
             patch.setattr(inversion_ladder, name, 2)
         for name in ("MOST_STEPS", "KNOWN_STEPS"):
             patch.setattr(shadows, name, 2)
-        patch.setattr(shadow_membership, "attack_network", lambda said, member, asked, seed: asked[:, 0].double().numpy())
+        patch.setattr(
+            shadow_membership, "attack_network", lambda said, member, asked, seed: asked[:, 0].double().numpy()
+        )
         patch.setattr(ATTACKS["pictures from generated ones"], "steps", 3)
         for name, attack in ATTACKS.items():
             if isinstance(attack, shadow_membership.MembershipByShadows):
