@@ -24,7 +24,7 @@ from veilmark.run.local_training import batches, rate, sgd
 from veilmark.run.seeds import rng_for
 
 MOST_STEPS = 40
-"""Training steps of a shadow at most: with eight shadows of 30 million weights, a minute and a half on one core."""
+"""Training steps of a shadow at most: a run of many rounds would take its shadows as long."""
 MOST_POOL = 400
 """Public pictures that shadows learn from, at most."""
 KNOWN = 60
