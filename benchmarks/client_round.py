@@ -58,7 +58,7 @@ WASTE = {
     "decoder": "F's decoder in G's steps",
     "features": "F's gradients in C's step",
     "forward": "G's forward pass once more for each of D, F and C",
-    "direct": "G's blocks and last layer as direct convolutions",
+    "direct": "G's blocks and last layer, and F, as direct convolutions",
     "written": "C's gradient written down before it is added",
 }
 """Work whose result is thrown away, is there already, or can be had for less."""
@@ -90,6 +90,11 @@ class PublishedExtractor(Extractor):
             nn.BatchNorm2d(channels),
             nn.ReLU(inplace=True),
         )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features ``(n, 128, s/4, s/4)``, layer by layer."""
+        features: Tensor = self.encoder(x)
+        return features
 
 
 class PlainClient(PPIDSGClient):
@@ -137,7 +142,7 @@ class PlainClient(PPIDSGClient):
             for _ in range(config.generator_steps):
                 with self._precision():
                     generated = self._generate(x)
-                    features = self.extractor(generated)
+                    features = self._features(generated)
                     if "decoder" in waste and isinstance(self.extractor, Extractor):
                         self.extractor.decoder(features)
                     total = adversarial_loss(self.discriminator(generated).float())
@@ -175,10 +180,10 @@ class PlainClient(PPIDSGClient):
     def _learn_plainly(self, pictures: Tensor, labels: Tensor) -> None:
         assert isinstance(self.extractor, Extractor)
         with self._precision():
-            again = self.extractor.reconstruct(pictures).float()
+            again = self.extractor.decoder(self._features(pictures)).float()
         self._descend(reconstruction_loss(again, pictures), "extractor")
         with self._precision(), nullcontext() if "features" in self.waste else torch.no_grad():
-            features = self.extractor(pictures)
+            features = self._features(pictures)
         if "written" not in self.waste and "features" not in self.waste:
             optimizer = self.optimizers["classifier"]
             assert isinstance(optimizer, torch.optim.SGD)
@@ -195,6 +200,11 @@ class PlainClient(PPIDSGClient):
         for layer in layers:
             x = layer(x)
         found: Tensor = squash(conv2d(x, last.weight, last.bias, padding=3))
+        return found
+
+    def _features(self, x: Tensor) -> Tensor:
+        direct = "direct" in self.waste and isinstance(self.extractor, Extractor)
+        found: Tensor = self.extractor.encoder(x) if direct else self.extractor(x)
         return found
 
     def _descend(self, loss: Tensor, name: str) -> None:

@@ -41,8 +41,8 @@ from veilmark.run.errors import ConfigError
 from veilmark.run.local_training import Training, batches, rate, sgd
 from veilmark.run.seeds import rng_for
 
-AT_ONCE = 26_000
-"""Pixels whose graph is held at once in the steps of G and F: 32 pictures of 28 px, 22 of 32 px."""
+AT_ONCE = 52_000
+"""Pixels whose graph is held at once in the steps of G and F: 66 pictures of 28 px, 50 of 32 px."""
 
 Head = Literal["key", "kept"]
 ExtractorTraining = Literal["separate", "joint", "key", "fixed", "none"]

@@ -28,7 +28,6 @@ def head_step(
     Returns:
         The loss, logits ``(n, k)``, and the loss' gradient for ``features``: all of before the step.
     """
-    (settings,) = optimizer.param_groups
     entered: list[Tensor] = []
     x = features
     for layer in classifier.layers:
@@ -43,19 +42,23 @@ def head_step(
         if isinstance(layer, nn.Tanh):
             slope = slope * (1 - after.square())
         elif isinstance(layer, nn.Linear):
-            moving = {parameter: _momentum(optimizer, parameter) for parameter in (layer.weight, layer.bias)}
-            moving[layer.weight].addmm_(slope.T, x, beta=settings["momentum"])
-            moving[layer.bias].mul_(settings["momentum"]).add_(slope.sum(dim=0))
-            slope = slope @ layer.weight
-            for parameter, momentum in moving.items():
-                parameter.add_(momentum.add_(parameter, alpha=settings["weight_decay"]), alpha=-settings["lr"])
+            of_input = slope @ layer.weight
+            _move(optimizer, layer.weight, slope, x)
+            _move(optimizer, layer.bias, slope, None)
+            slope = of_input
     return class_loss(logits, labels), logits, slope.view_as(features)
 
 
-def _momentum(optimizer: torch.optim.SGD, parameter: Tensor) -> Tensor:
-    """The parameter's momentum; nothing at the start."""
+def _move(optimizer: torch.optim.SGD, parameter: Tensor, slope: Tensor, x: Tensor | None) -> None:
+    """One step of a weight, whose gradient is ``slope.T @ x``, or of a bias, whose gradient is the sum of ``slope``."""
+    (settings,) = optimizer.param_groups
     state = optimizer.state[parameter]
-    if state.get("momentum_buffer") is None:
-        state["momentum_buffer"] = torch.zeros_like(parameter)
-    found: Tensor = state["momentum_buffer"]
-    return found
+    momentum: Tensor | None = state.get("momentum_buffer")
+    if momentum is None:
+        momentum = state["momentum_buffer"] = slope.sum(dim=0) if x is None else slope.T @ x
+    elif x is None:
+        momentum.mul_(settings["momentum"]).add_(slope.sum(dim=0))
+    else:
+        momentum.addmm_(slope.T, x, beta=settings["momentum"])
+    momentum.add_(parameter, alpha=settings["weight_decay"])
+    parameter.add_(momentum, alpha=-settings["lr"])

@@ -8,6 +8,7 @@ same function.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -15,19 +16,14 @@ from torch import Tensor, nn
 from torch.nn.functional import conv_transpose2d
 
 from veilmark.ppidsg.secret import Secret
-from veilmark.ppidsg.winograd import (
-    LARGEST_SIDE,
-    Transforms,
-    convolve,
-    from_pixels,
-    normalise,
-    to_pixels,
-    transforms_of,
-)
+from veilmark.ppidsg.winograd import LARGEST_SIDE, convolve, from_pixels, largest_of_four, normalise, to_pixels
 from veilmark.run.errors import ConfigError
 
 FEATURES = 128
 """Channels of G's bottleneck and of F's features."""
+
+_FEW = 3
+"""Layers of F up to where it has many channels: a convolution, what normalises it, a ReLU."""
 
 _PIECE = 2**20
 """Weights that are drawn from a key stream at once."""
@@ -41,6 +37,34 @@ def _norm(channels: int) -> nn.GroupNorm:
 def _check_side(side: int) -> None:
     if side % 4 or side < 16:
         raise ConfigError(f"pictures are {side} px; PPIDSG's networks take sides of 16 px and more, multiples of 4")
+
+
+def _takes_pixels(x: Tensor, layers: nn.Module) -> bool:
+    """Whether maps may be worked on pixel by pixel: small float32 maps on a CPU, and nobody listens to the layers.
+
+    Opacus does: its hooks take each example's gradients from layers that are called one by one.
+    """
+    return (
+        x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and not torch.is_autocast_enabled("cpu")
+        and x.shape[-2] == x.shape[-1] <= LARGEST_SIDE
+        and not any(layer._forward_hooks for layer in layers.modules())
+    )
+
+
+def _on_pixels(layers: Iterable[nn.Module], x: Tensor, side: int) -> tuple[Tensor, int]:
+    """Layers on ``(side * side, n, c)``: what they give, and its side."""
+    for layer in layers:
+        if isinstance(layer, nn.Conv2d):
+            x = convolve(x, layer.weight, side)
+        elif isinstance(layer, nn.GroupNorm):
+            x = normalise(x, layer)
+        elif isinstance(layer, nn.MaxPool2d):
+            x, side = largest_of_four(x, side), side // 2
+        else:
+            x = layer(x)
+    return x, side
 
 
 class GeneratorBlock(nn.Module):
@@ -67,16 +91,9 @@ class GeneratorBlock(nn.Module):
         y: Tensor = self.layers(x)
         return x + y if self.skip else y
 
-    def on_pixels(self, x: Tensor, transforms: Transforms) -> Tensor:
-        """The same, to rounding, on ``(pixels, n, c)``."""
-        y = x
-        for layer in self.layers:
-            if isinstance(layer, nn.Conv2d):
-                y = convolve(y, layer.weight, transforms)
-            elif isinstance(layer, nn.GroupNorm):
-                y = normalise(y, layer)
-            else:
-                y = layer(y)
+    def on_pixels(self, x: Tensor, side: int) -> Tensor:
+        """The same, to rounding, on ``(side * side, n, c)``."""
+        y, _ = _on_pixels(self.layers.children(), x, side)
         return x + y if self.skip else y
 
 
@@ -120,16 +137,18 @@ class Generator(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``(n, channels, s, s)`` in [-1, 1] to the same; ``s`` a multiple of 4."""
-        side = x.shape[-1] // 4
-        if x.device.type != "cpu" or x.shape[-2] != x.shape[-1] or side > LARGEST_SIDE or x.dtype != torch.float32:
-            y: Tensor = self.layers(x)
-            return y
-        transforms = transforms_of(side)
-        pixels = to_pixels(self.layers[: self._blocks.start](x))
-        for block in self.layers[self._blocks].children():
-            assert isinstance(block, GeneratorBlock)
-            pixels = block.on_pixels(pixels, transforms)
-        y = self.layers[self._blocks.stop :](from_pixels(pixels, side))
+        y: Tensor = self.layers[: self._blocks.start](x)
+        blocks = self.layers[self._blocks]
+        if _takes_pixels(y, self):
+            side = y.shape[-1]
+            pixels = to_pixels(y)
+            for block in blocks.children():
+                assert isinstance(block, GeneratorBlock)
+                pixels = block.on_pixels(pixels, side)
+            y = from_pixels(pixels, side)
+        else:
+            y = blocks(y)
+        y = self.layers[self._blocks.stop :](y)
         return y
 
 
@@ -191,12 +210,17 @@ class Extractor(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Features ``(n, 128, s/4, s/4)``."""
-        y: Tensor = self.encoder(x)
-        return y
+        if not _takes_pixels(x, self.encoder):
+            y: Tensor = self.encoder(x)
+            return y
+        # The first convolution has too few channels to gain.
+        layers = list(self.encoder.children())
+        first = nn.Sequential(*layers[:_FEW])
+        return from_pixels(*_on_pixels(layers[_FEW:], to_pixels(first(x)), x.shape[-1]))
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """The picture, through the features and back."""
-        y: Tensor = self.decoder(self.encoder(x))
+        y: Tensor = self.decoder(self(x))
         return y
 
 
