@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from tiny_federations import config, play
-from veilmark.audit import gradient_inversion, inversion_ladder, shadow_membership, shadows
+from veilmark.audit import audits, gradient_inversion, inversion_ladder, shadow_membership, shadows
 from veilmark.audit.audits import ATTACKS, audit_run, newest_run
 from veilmark.federation.transcript import TranscriptError
 from veilmark.report.audit import AuditFinding, audit_table, read_audit, verdict, write_audit_report
@@ -22,6 +22,7 @@ KEYS = {
 def quick():
     """How well attacks do is tested with each of them; here they only have to be played."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(audits, "_STRANGERS", 20)
         patch.setattr(gradient_inversion, "DECODER_STEPS", 3)
         for name in ("STEPS", "GENERATOR_STEPS", "CONTROL_STEPS"):
             patch.setattr(inversion_ladder, name, 2)

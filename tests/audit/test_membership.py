@@ -7,7 +7,10 @@ from scipy.stats import norm
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from tiny_federations import config, play
+from veilmark.audit.attack import Scene, Truth
 from veilmark.audit.membership import (
+    MembershipByLoss,
     attack_network,
     confidence,
     lira,
@@ -15,6 +18,8 @@ from veilmark.audit.membership import (
     membership_score,
     true_positive_rate,
 )
+from veilmark.audit.record import read_record
+from veilmark.federation.tasks.classify import load_classify, without_owner
 
 
 def population(count, seed):
@@ -111,3 +116,31 @@ def test_rates_by_hand_and_what_cannot_be_measured():
     assert found.at_permille.value is None
     assert membership_score(members, strangers[:999], draws=20).at_percent.value is None
     assert found.auc.low <= found.auc.value <= found.auc.high
+
+
+def test_strangers_are_training_pictures_without_an_owner():
+    of = config(method="none", data__per_client=20).data
+    _, owners, _, _ = load_classify(of, None, 3, 0)
+    free = without_owner(of, None, owners, 50)
+    assert len(free) == 50
+    assert all(name.startswith(b"train/") for name in free.names)
+    assert not set(free.names) & {name for owner in owners for name in owner.names}
+    everything = of.model_copy(update={"per_client": None})
+    _, owners, _, _ = load_classify(everything, None, 2, 0)
+    assert without_owner(everything, None, owners, 50) is None
+
+
+def test_loss_is_asked_of_strangers_like_the_members(tmp_path):
+    """Public pictures may be of other people; a network that saw nobody must not tell them apart."""
+    run = play(tmp_path / "run", config(method="none", rounds=1, data__per_client=40, data__head_widths=[64, 32]))
+    record = read_record(run.path / "transcript")
+    task, owners, _, _ = load_classify(record.config.data, None, record.config.clients, record.config.seed)
+    scene = Scene(record, task.test, Truth(owners, strangers=without_owner(record.config.data, None, owners, 1000)))
+    found = MembershipByLoss().findings(scene)
+    assert [line.metric for line in found] == [
+        "area under the curve", "area under the curve", "members found at 1 % false alarms",
+    ]  # fmt: skip
+    assert found[0].positive_control == found[0].value > 70
+    assert abs(found[1].negative_control - 50) < 10
+    assert found[2].positive_control is None
+    assert found[2].negative_control < 8

@@ -14,7 +14,7 @@ from veilmark.audit.membership import membership_score
 from veilmark.audit.record import read_record
 from veilmark.audit.shadow_membership import MembershipByLiRA, MembershipByPredictions, lira_offline
 from veilmark.audit.shadows import questions, shadows_of
-from veilmark.federation.tasks.classify import load_classify
+from veilmark.federation.tasks.classify import load_classify, without_owner
 
 ATTACKS = (MembershipByLiRA, MembershipByPredictions)
 
@@ -22,7 +22,8 @@ ATTACKS = (MembershipByLiRA, MembershipByPredictions)
 def read(run):
     record = read_record(run.path / "transcript")
     task, owners, _, _ = load_classify(record.config.data, None, record.config.clients, record.config.seed)
-    return Scene(record, task.test, Truth(owners))
+    strangers = without_owner(record.config.data, None, owners, 200)
+    return Scene(record, task.test, Truth(owners, strangers=strangers))
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +68,10 @@ def test_couples_learn_complementary_halves(scene, found):
         assert (some.member.sum(axis=0) == 3).all()
         assert (some.member.sum(axis=1) == some.member.shape[1] // 2).all()
     assert shadows.pool.shape == (6, len(asked.pool), 10)
-    assert not set(asked.pool.names) & set(asked.strangers.names)
+    assert asked.strangers.names == scene.truth.strangers.names
+    assert not set(asked.strangers.names) & {name for owner in scene.truth.owners for name in owner.names}
+    alone = questions(replace(scene, truth=Truth(scene.truth.owners)))
+    assert not set(alone.pool.names) & set(alone.strangers.names)
     assert {client: len(own) for client, own in asked.owners.items()} == {0: 20, 1: 20}
     with pytest.raises(ValueError, match="couples"):
         shadows_of(scene, asked, 7)
