@@ -64,10 +64,13 @@ class Truth:
     Attributes:
         owners: The clients' pictures, by client.
         key: The cipher's table for the run's pictures where one key serves all clients, else None.
+        strangers: Pictures drawn like the clients' that nobody learned, to be asked about beside members; None where
+            every picture has an owner. Public ones may be of other people, which alone tells them from members.
     """
 
     owners: Sequence[Data]
     key: Table | None = None
+    strangers: Data | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,7 +29,7 @@ from veilmark.audit.shadow_membership import MembershipByLiRA, MembershipByPredi
 from veilmark.federation.client_side import SecretFolder
 from veilmark.federation.methods.ppidsg import PPIDSGOptions, cipher_of
 from veilmark.federation.samples import SHOWN, write_sheet
-from veilmark.federation.tasks.classify import load_classify
+from veilmark.federation.tasks.classify import load_classify, without_owner
 from veilmark.federation.tasks.task import Data
 from veilmark.federation.transcript import CHAIN, TranscriptError
 from veilmark.ppidsg.client_training import to_bytes
@@ -67,6 +67,8 @@ NOT_TRIED = (
 
 _PUBLIC = 1000
 """Public pictures that attacks have at most."""
+_STRANGERS = 1000
+"""Pictures without an owner that are asked about beside members, at most: enough for 1 % of false alarms."""
 
 
 class Sheets:
@@ -194,8 +196,11 @@ def _truth(record: Record, run: Path, data: Path | None, secrets: Path | None) -
     rows = np.sort(rng_for(0, 35).permutation(len(task.test))[:_PUBLIC])
     chosen = torch.from_numpy(rows)
     public = Data(task.test.inputs[chosen], task.test.targets[chosen], tuple(task.test.names[row] for row in rows))
+    strangers = None
+    if not MembershipByLoss().obstacle(record):
+        strangers = without_owner(config.data, data, owners, _STRANGERS)
     if key_obstacle(record):
-        return Truth(owners), public
+        return Truth(owners, strangers=strangers), public
     places = [secrets] if secrets else [run.with_name(run.name + ".secrets"), run.parent / "secrets"]
     there = [place for place in places if (place / "federation.key").exists()]
     if not there:
@@ -206,7 +211,7 @@ def _truth(record: Record, run: Path, data: Path | None, secrets: Path | None) -
     known, options = SecretFolder(there[0]).of_client(0), record.method.options
     same = PPIDSGOptions(scope=options.scope, block=options.block, without=options.without)
     cipher = cipher_of(same, known.federation, known.own)
-    return Truth(owners, cipher.table(task.channels, task.side, task.side)), public
+    return Truth(owners, cipher.table(task.channels, task.side, task.side), strangers), public
 
 
 def _last_line(run: Path) -> str:

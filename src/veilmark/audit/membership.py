@@ -7,7 +7,8 @@ measure of such scores: what counts is how many members are found while almost n
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,8 +18,9 @@ from sklearn.neural_network import MLPClassifier
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from veilmark.audit.attack import REAL, Attack, Finding, Scene, with_controls
+from veilmark.audit.attack import REAL, Attack, Finding, Scene
 from veilmark.audit.record import Record, ThreatModel, network_of
+from veilmark.federation.tasks.task import Data
 from veilmark.ppidsg.client_training import to_unit
 
 Scores = NDArray[np.float64]
@@ -180,22 +182,56 @@ def true_positive_rate(members: Scores, strangers: Scores, allowed: float) -> fl
     return float((members > threshold).mean())
 
 
-class MembershipByLoss(Attack):
-    """Which pictures a client trained on, by the loss of the network that it sent."""
+class MembershipAttack(Attack):
+    """Which pictures a client trained on; how it is scored."""
 
-    name = "membership by loss"
     threat_model = ThreatModel.server
-    needs = "a whole classifier from each client; the picture in question, with its label"
-    question = "Shown a picture, can the server tell whether a client trained on it?"
 
     def obstacle(self, record: Record) -> str | None:
         """A network that does not travel as a whole cannot be asked."""
         missing = set(record.task.network(0).state_dict()) - set(record.declared.tensors)
         return f"the server has no whole classifier to ask: {sorted(missing)[0]} does not travel" if missing else None
 
+    def _scored(self, scene: Scene, rung: str, pairs: Sequence[tuple[Scores, Scores]]) -> list[Finding]:
+        """A mean over targets of the area under the curve, and of the members found at 1 % if that can be measured.
+
+        Args:
+            scene: Of the attack.
+            rung: What the attacker had.
+            pairs: Scores of members and of strangers, by attacked network.
+        """
+        scores = [membership_score(members, strangers, scene.seed, draws=1) for members, strangers in pairs]
+        found = []
+        for metric, rates, chance in (
+            ("area under the curve", [score.auc.value for score in scores], 50.0),
+            ("members found at 1 % false alarms", [score.at_percent.value for score in scores], 1.0),
+        ):
+            values = [100 * value for value in rates if value is not None]
+            if values:
+                found.append(self._finding(scene, rung, metric, "%", values, chance))
+        return found
+
+    def _controlled(self, found: Sequence[Finding], negative: Sequence[Finding]) -> list[Finding]:
+        """Findings beside the controls of the same metric; None where it cannot be measured there."""
+        positive = {line.metric: line.value for line in found if line.rung == found[0].rung}
+        chance = {line.metric: line.value for line in negative}
+        return [
+            replace(line, positive_control=positive.get(line.metric), negative_control=chance.get(line.metric))
+            for line in found
+        ]
+
+
+class MembershipByLoss(MembershipAttack):
+    """Which pictures a client trained on, by the loss of the network that it sent."""
+
+    name = "membership by loss"
+    needs = "a whole classifier from each client; the picture in question, with its label"
+    question = "Shown a picture, can the server tell whether a client trained on it?"
+
     def findings(self, scene: Scene) -> list[Finding]:
         """A network made to overfit, and what each client sent last; the area under the curve, by client."""
         record, public = scene.record, scene.public
+        strangers = scene.truth.strangers or public
         learned = min(40, len(public) // 2)
         start = network_of(record, record.rounds[0].broadcast)
         inputs, targets = to_unit(public.inputs), public.targets
@@ -206,25 +242,23 @@ class MembershipByLoss(Attack):
             cross_entropy(rehearsal(inputs[:learned]), targets[:learned]).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             scene.advance()
-        scores = loss_threshold(_asked(rehearsal, inputs), targets)
-        overfit = 100 * _auc(scores[:learned], scores[learned:])
-        last = record.rounds[-1]
-        real: list[float] = []
-        untrained: list[float] = []
-        for client, update in last.updates.items():
-            own = scene.truth.owners[client]
-            for network, areas in ((network_of(record, update.tensors), real), (start, untrained)):
-                members = loss_threshold(_asked(network, to_unit(own.inputs)), own.targets)
-                areas.append(100 * _auc(members, loss_threshold(_asked(network, inputs), targets)))
+        scores = _losses(rehearsal, public)
+        overfit = self._scored(
+            scene, f"trained on {learned} pictures until it knows them", [(scores[:learned], scores[learned:])]
+        )
+        real: list[tuple[Scores, Scores]] = []
+        untrained: list[tuple[Scores, Scores]] = []
+        at_start = _losses(start, strangers)
+        for client, update in record.rounds[-1].updates.items():
+            own, sent = scene.truth.owners[client], network_of(record, update.tensors)
+            real.append((_losses(sent, own), _losses(sent, strangers)))
+            untrained.append((_losses(start, own), at_start))
             scene.advance()
-        what = ("area under the curve", "%")
-        found = [
-            self._finding(scene, f"trained on {learned} pictures until it knows them", *what, [overfit], 50.0),
-            self._finding(scene, REAL, *what, real, 50.0),
-        ]
-        return with_controls(found, overfit, float(np.mean(untrained)))
+        found = overfit + self._scored(scene, REAL, real)
+        return self._controlled(found, self._scored(scene, REAL, untrained))
 
 
-def _asked(network: nn.Module, inputs: Tensor) -> Tensor:
+def _losses(network: nn.Module, data: Data) -> Scores:
     with torch.inference_mode():
-        return torch.cat([network(some) for some in torch.split(inputs, 256)]).clone()
+        said = torch.cat([network(to_unit(some)) for some in torch.split(data.inputs, 256)]).clone()
+    return loss_threshold(said, data.targets)

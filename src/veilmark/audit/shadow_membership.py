@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -12,9 +11,9 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 from torch import Tensor
 
-from veilmark.audit.attack import REAL, Attack, Finding, Scene
-from veilmark.audit.membership import Scores, attack_network, confidence, lira, membership_score
-from veilmark.audit.record import Record, ThreatModel, network_of
+from veilmark.audit.attack import REAL, Finding, Scene
+from veilmark.audit.membership import MembershipAttack, Scores, attack_network, confidence, lira
+from veilmark.audit.record import network_of
 from veilmark.audit.shadows import Shadows, logits_of, questions, shadows_of
 
 Pairs = list[tuple[Scores, Scores]]
@@ -45,7 +44,7 @@ def lira_offline(asked: Scores, shadows_without: Scores) -> Scores:
     return found
 
 
-class MembershipByShadows(Attack):
+class MembershipByShadows(MembershipAttack):
     """Which pictures a client trained on, with shadow networks; what is made of their answers is the subclasses'.
 
     The questioned picture is asked as it is: where clients scramble or transform pictures, the server cannot.
@@ -54,16 +53,10 @@ class MembershipByShadows(Attack):
         shadows: How many of each kind are trained: even, 6 at least.
     """
 
-    threat_model = ThreatModel.server
     needs = "a whole classifier from each client; the picture in question, with its label; public pictures"
 
     def __init__(self, shadows: int = 8) -> None:
         self.shadows = shadows
-
-    def obstacle(self, record: Record) -> str | None:
-        """A network that does not travel as a whole cannot be asked, and shadows cannot start where it did."""
-        missing = set(record.task.network(0).state_dict()) - set(record.declared.tensors)
-        return f"the server has no whole classifier to ask: {sorted(missing)[0]} does not travel" if missing else None
 
     @abstractmethod
     def on_pool(self, shadows: Shadows, target: int, labels: Tensor, seed: int) -> Scores:
@@ -105,40 +98,18 @@ class MembershipByShadows(Attack):
         said: list[Tensor] = []
         answers: list[Tensor] = []
         labels: list[Tensor] = []
+        at_start = logits_of(start, asked.strangers)
         for client, update in record.rounds[-1].updates.items():
-            for network in (network_of(record, update.tensors), start):
-                for part, known in (
-                    (asked.owners[client], shadows.owners[client]),
-                    (asked.strangers, shadows.strangers),
-                ):
-                    said.append(known)
-                    answers.append(logits_of(network, part))
-                    labels.append(part.targets)
+            network, own = network_of(record, update.tensors), asked.owners[client]
+            answers += [logits_of(network, own), logits_of(network, asked.strangers), logits_of(start, own), at_start]
+            said += 2 * [shadows.owners[client], shadows.strangers]
+            labels += 2 * [own.targets, asked.strangers.targets]
             scene.advance()
         given = self.on_asked(shadows, said, answers, labels, scene.seed)
         real: Pairs = list(zip(given[::4], given[1::4], strict=True))
         untrained: Pairs = list(zip(given[2::4], given[3::4], strict=True))
         found += self._scored(scene, REAL, real)
-        # Of the same metric; None where it cannot be measured there.
-        positive = {line.metric: line.value for line in found if line.rung == found[0].rung}
-        negative = {line.metric: line.value for line in self._scored(scene, REAL, untrained)}
-        return [
-            replace(line, positive_control=positive.get(line.metric), negative_control=negative.get(line.metric))
-            for line in found
-        ]
-
-    def _scored(self, scene: Scene, rung: str, pairs: Sequence[tuple[Scores, Scores]]) -> list[Finding]:
-        """A mean over targets of the area under the curve, and of the members found at 1 % if that can be measured."""
-        scores = [membership_score(members, strangers, scene.seed, draws=1) for members, strangers in pairs]
-        found = []
-        for metric, rates, chance in (
-            ("area under the curve", [score.auc.value for score in scores], 50.0),
-            ("members found at 1 % false alarms", [score.at_percent.value for score in scores], 1.0),
-        ):
-            values = [100 * value for value in rates if value is not None]
-            if values:
-                found.append(self._finding(scene, rung, metric, "%", values, chance))
-        return found
+        return self._controlled(found, self._scored(scene, REAL, untrained))
 
 
 class MembershipByLiRA(MembershipByShadows):

@@ -44,7 +44,7 @@ class Shadows:
     Attributes:
         member: ``(s, n)``: which shadow learned which picture of the pool; ``2 i`` and ``2 i + 1`` the two halves.
         pool: ``(s, n, k)`` logits on the pool.
-        strangers: ``(s, m, k)`` logits on the public pictures that no shadow learned.
+        strangers: ``(s, m, k)`` logits on the pictures that nobody learned.
         owners: By client, ``(s, n, k)`` logits on the pictures in question.
     """
 
@@ -60,7 +60,7 @@ class Questions:
 
     Attributes:
         pool: What shadows learn from.
-        strangers: Public pictures that nobody learned.
+        strangers: Pictures that nobody learned, drawn like the clients' where there are such.
         owners: By client, its own pictures in question. That they are members only the scorer knows.
     """
 
@@ -79,7 +79,8 @@ def questions(scene: Scene) -> Questions:
     for client in last.updates:
         own = scene.truth.owners[client]
         owners[client] = _taken(own, rng_for(scene.seed, 51, client).permutation(len(own))[:MOST_ASKED])
-    return Questions(_taken(public, order[:count]), _taken(public, order[count:]), owners)
+    strangers = scene.truth.strangers or _taken(public, order[count:])
+    return Questions(_taken(public, order[:count]), strangers, owners)
 
 
 _KEPT: WeakKeyDictionary[Record, dict[tuple[int, int], tuple[Shadows, Shadows]]] = WeakKeyDictionary()

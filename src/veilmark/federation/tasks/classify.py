@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -206,6 +206,25 @@ def load_classify(
     task = Classify(config, train.classes, channels, height, _as_data(test.images, test.labels, "test"))
     owners = [_as_data(pictures[rows], train.labels[rows], "train", rows.tolist()) for rows in part.clients]
     return task, owners, part.summary(train.labels, train.classes), train.skipped | test.skipped
+
+
+def without_owner(config: ClassifyConfig, data: Path | None, owners: Sequence[Data], most: int) -> Data | None:
+    """Training pictures that no owner was dealt.
+
+    Args:
+        config: What was loaded.
+        data: Folder of the set; None for the bundled ones.
+        owners: Who has which pictures.
+        most: How many at most; the same ones for every partition as far as they are free.
+
+    Returns:
+        Pictures drawn like the owners'; None if every picture has an owner.
+    """
+    train = load_image_set(config.layout, data, "train")
+    owned = {name for owner in owners for name in owner.names}
+    free = [row for row in rng_for(0, 26).permutation(len(train)).tolist() if f"train/{row}".encode() not in owned]
+    rows = np.sort(np.array(free[:most], dtype=np.int64))
+    return _as_data(train.images[rows], train.labels[rows], "train", rows.tolist()) if free else None
 
 
 def _deal(train: ImageSet, config: ClassifyConfig, clients: int, seed: int) -> Partition:
