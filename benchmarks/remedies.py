@@ -442,9 +442,12 @@ def main() -> None:
         write_json(path, found)
     made = finished(cells, args.results)
     for data in dict.fromkeys(cell["data"] for cell in made):
-        for names, table in ((PARTS, parts_table), ({"G", *REMEDIES, *LARGER}, remedies_table)):
+        for names, table in ((list(PARTS), parts_table), (["G", *REMEDIES, *LARGER], remedies_table)):
             rows = [cell for cell in made if cell["data"] == data and cell["name"] in names]
-            console.print(f"{data}\n\n{table(rows)}\n", markup=False, soft_wrap=True, highlight=False)
+            rows.sort(key=lambda cell: (names.index(cell["name"]), cell["seed"]))
+            # Of larger blocks G alone is there: nothing to compare it with.
+            if len({cell["name"] for cell in rows}) > 1:
+                console.print(f"{data}\n\n{table(rows)}\n", markup=False, soft_wrap=True, highlight=False)
     say(f"{len(made)} of {len(cells)} cells are finished")
 
 
