@@ -97,6 +97,24 @@ def test_a_spent_budget_lists_what_it_skipped(runs, audited, tmp_path):
     write_audit_report(tmp_path / "none left")
 
 
+def test_attacks_that_are_left_out_are_listed(runs, audited, tmp_path):
+    left = "linking of messages"
+    others = {name for name in ATTACKS if name not in audited["none"]["obstacles"]} - {left}
+    summary = audit_run(runs["none"], None, tmp_path / "most", without=[left])
+    assert summary["skipped"] == [left]
+    assert {line["attack"] for line in json.loads((tmp_path / "most" / "audit.json").read_text())} == others
+
+
+def test_every_attack_finds_the_generator_beside_a_discriminator(tmp_path):
+    shared = {"options__ppidsg__share": ["generator", "discriminator"]}
+    run = play(tmp_path / "run", config(method="ppidsg", **shared)).path
+    summary = audit_run(run, None, run / "audit")
+    played = {line["attack"] for line in json.loads((run / "audit" / "audit.json").read_text())}
+    wanted = {"key out of the generator", "linking of messages", "gradient inversion of the generator"}
+    assert wanted | {"pictures from generated ones"} <= played
+    assert played | set(summary["obstacles"]) == set(ATTACKS)
+
+
 def test_a_changed_transcript_is_refused_by_file(runs, tmp_path):
     copy = shutil.copytree(runs["none"], tmp_path / "run")
     sent = copy / "transcript" / "round-0001" / "client-0.safetensors"

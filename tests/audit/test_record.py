@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tiny_federations import config, play
+from veilmark.audit.generator_attacks import generator_in, released
 from veilmark.audit.record import Record, read_record
 from veilmark.federation.methods import METHODS
 from veilmark.federation.transcript import Transcript, TranscriptError
@@ -57,6 +58,22 @@ def test_record_holds_no_example(transcript):
 def test_record_of_every_method(tmp_path, method):
     run = play(tmp_path / "run", config(method=method, rounds=1))
     assert read_record(run.path / "transcript").config.method == method
+
+
+def test_record_of_ppidsg_whose_discriminator_travels(tmp_path):
+    shared = {"options__ppidsg__share": ["generator", "discriminator"], "options__ppidsg__clip": 1.0}
+    run = play(tmp_path / "run", config(method="ppidsg", rounds=1, options__ppidsg__noise=0.1, **shared))
+    record = read_record(run.path / "transcript")
+    assert record.declared.metrics == ("epsilon",)
+    message = record.rounds[0].updates[1].tensors
+    assert any(name.startswith("discriminator.") for name in message)
+    made = generator_in(record, message).state_dict()
+    assert all(torch.equal(value, message[name]) for name, value in made.items())
+    assert all(torch.equal(value, record.rounds[0].broadcast[n]) for n, value in released(record).state_dict().items())
+    path = run.path / "transcript" / "round-0001" / "client-0.safetensors"
+    rewritten(path, lambda t, m: t.pop("discriminator.layers.0.weight"))
+    with pytest.raises(TranscriptError, match=r"discriminator\.layers\.0\.weight"):
+        read_record(run.path / "transcript")
 
 
 def edited(path, change):

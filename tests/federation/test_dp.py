@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from veilmark.federation.methods.dp import DPOptions, UpdateNoise, bounded, downlink_deviation, uplink_deviation
+from veilmark.federation.methods.dp import DPOptions, UpdateNoise, downlink_deviation, uplink_deviation
+from veilmark.federation.methods.release import bounded
 
 
 def test_deviations_are_those_of_the_paper():

@@ -11,6 +11,9 @@ from veilmark.federation.methods import METHODS
 from veilmark.federation.methods.fedavg import weighted_mean
 from veilmark.run.errors import ConfigError
 
+SPOILED = {"share": ("generator", "discriminator"), "clip": 0.1, "noise": 0.01}
+CASES = [pytest.param(name, {}, id=name) for name in METHODS] + [pytest.param("ppidsg", SPOILED, id="ppidsg, D, noise")]
+
 
 def method(name, **options):
     kind = METHODS[name]
@@ -34,9 +37,9 @@ def play(bench, how, rounds=1):
     return server, states, updates
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_every_update_is_what_its_server_declares(bench, name):
-    server, _, updates = play(bench(), method(name))
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_every_update_is_what_its_server_declares(bench, name, options):
+    server, _, updates = play(bench(), method(name, **options))
     for update in updates.values():
         assert update.examples == 12
         assert server.declared().size() == update.size()
@@ -51,10 +54,10 @@ def test_every_method_says_what_it_is(name):
     assert "classify" in kind.tasks
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_a_client_goes_on_from_its_disk_and_a_server_from_its_checkpoint(bench, name):
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_a_client_goes_on_from_its_disk_and_a_server_from_its_checkpoint(bench, name, options):
     one = bench()
-    how = method(name)
+    how = method(name, **options)
     _, states, updates = play(one, how, rounds=2)
     again, _, _ = play(one, how, rounds=1)
     restored = one.server(how)

@@ -53,9 +53,18 @@ def test_secrets_stay_out_of_the_run_folder(tmp_path):
     assert sorted(file.name for file in beside.iterdir()) == ["client-0.key", "client-1.key", "federation.key"]
 
 
-@pytest.mark.parametrize("method", ["none", "local", "ppidsg"])
-def test_a_killed_run_ends_with_the_same_bits(tmp_path, monkeypatch, method):
-    made, secrets = config(method=method, rounds=3, record="all"), tmp_path / "secrets"
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("none", {}),
+        ("local", {}),
+        ("ppidsg", {}),
+        ("ppidsg", {"share": ["generator", "discriminator"], "clip": 1.0, "noise": 0.001}),
+    ],
+)
+def test_a_killed_run_ends_with_the_same_bits(tmp_path, monkeypatch, method, options):
+    changes = {f"options__{method}__{name}": value for name, value in options.items()}
+    made, secrets = config(method=method, rounds=3, record="all", **changes), tmp_path / "secrets"
     unbroken = play(tmp_path / "a", made, secrets=secrets)
     train = runs.ClientSide.train
 

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from veilmark.audit.attack import REAL, Attack, Finding, Scene, with_controls
 from veilmark.audit.cipher_attacks import known_plaintext
 from veilmark.audit.record import Record, ThreatModel
-from veilmark.federation.methods.ppidsg import PPIDSGOptions
+from veilmark.federation.methods.ppidsg import PPIDSGOptions, generator_of
 from veilmark.ppidsg.cipher import Cipher, Table
 from veilmark.ppidsg.client_training import to_unit
 from veilmark.ppidsg.networks import Generator
 from veilmark.ppidsg.secret import SECRET_BYTES, Secret
+from veilmark.run.checkpoints import Tensors
 from veilmark.run.seeds import rng_for
 
 Generate = Callable[[Tensor], Tensor]
@@ -144,17 +145,16 @@ class KeyOracle(Attack):
         scene.advance()
         guess = self.run(record, public)
         scene.advance()
-        # A block in its place and the right way up: 8 orientations.
-        chance = 100 / (8 * (record.task.side // options.block) ** 2)
+        chance = blocks_by_chance(record.task.side, options.block)
         what = ("blocks of the key that are right", "%")
         shape = tuple(public.shape[1:])
-        positive = _blocks_right(known, rehearsed.table(*shape), shape, options.block)
-        real = _blocks_right(guess, scene.truth.key, shape, options.block)
+        positive = blocks_right(known, rehearsed.table(*shape), shape, options.block)
+        real = blocks_right(guess, scene.truth.key, shape, options.block)
         found = [
             self._finding(scene, "the cipher itself in place of the generator", *what, positive, chance),
             self._finding(scene, REAL, *what, real, chance),
         ]
-        noise = _blocks_right(blind, scene.truth.key, shape, options.block)
+        noise = blocks_right(blind, scene.truth.key, shape, options.block)
         return with_controls(found, float(np.mean(positive)), float(np.mean(noise)))
 
     def run(self, record: Record, public: Tensor) -> Table:
@@ -166,13 +166,35 @@ class KeyOracle(Attack):
         """
         options = record.method.options
         assert isinstance(options, PPIDSGOptions)
-        network = Generator(record.task.channels, skip=not options.published)
-        network.load_state_dict(record.rounds[-1].broadcast)
-        return encryption_oracle(network, public, options.block)
+        return encryption_oracle(released(record), public, options.block)
 
 
-def _blocks_right(guess: Table, true: Table, shape: tuple[int, ...], block: int) -> list[float]:
+def released(record: Record) -> Generator:
+    """The generator as clients last received it."""
+    return generator_in(record, record.rounds[-1].broadcast)
+
+
+def generator_in(record: Record, message: Tensors) -> Generator:
+    """The generator in a broadcast or in a client's message.
+
+    Args:
+        record: What the server saw; its method is PPIDSG.
+        message: One of its messages.
+    """
+    options = record.method.options
+    assert isinstance(options, PPIDSGOptions)
+    network = Generator(record.task.channels, skip=not options.published)
+    network.load_state_dict(generator_of(message))
+    return network
+
+
+def blocks_right(guess: Table, true: Table, shape: tuple[int, ...], block: int) -> list[float]:
     """For each block 100 where all of its pixels go to their place, else 0."""
     channels, height, width = shape
     right = (guess.place == true.place).reshape(channels, height // block, block, width // block, block)
     return [100.0 * bool(some) for some in right.all(axis=(0, 2, 4)).reshape(-1)]
+
+
+def blocks_by_chance(side: int, block: int) -> float:
+    """Percent of a key's blocks that a guess has in their place and the right way up: 8 orientations."""
+    return 100 / (8 * (side // block) ** 2)

@@ -7,13 +7,12 @@ import torch
 from torch import Tensor
 
 from veilmark.audit.attack import Attack, Finding, Scene, with_controls
-from veilmark.audit.generator_attacks import Generate, InverseNetwork, train_inverse
+from veilmark.audit.generator_attacks import Generate, InverseNetwork, released, train_inverse
 from veilmark.audit.gradient_inversion import psnr
 from veilmark.audit.record import Record, ThreatModel
 from veilmark.federation.methods.ppidsg import PPIDSGOptions
 from veilmark.ppidsg.cipher import Cipher
 from veilmark.ppidsg.client_training import to_unit
-from veilmark.ppidsg.networks import Generator
 from veilmark.ppidsg.secret import SECRET_BYTES, Secret
 from veilmark.run.seeds import rng_for
 
@@ -110,15 +109,6 @@ class PicturesFromGenerated(Attack):
 
     def _trained(self, scene: Scene, generate: Generate, learned: Tensor, steps: int) -> InverseNetwork:
         return train_inverse(generate, learned, steps=steps, seed=scene.seed, advance=scene.advance)
-
-
-def released(record: Record) -> Generator:
-    """The generator as clients last received it."""
-    options = record.method.options
-    assert isinstance(options, PPIDSGOptions)
-    network = Generator(record.task.channels, skip=not options.published)
-    network.load_state_dict(record.rounds[-1].broadcast)
-    return network
 
 
 def nearest_stranger(pictures: Tensor, strangers: Tensor) -> list[float]:

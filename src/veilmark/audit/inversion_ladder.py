@@ -27,14 +27,13 @@ from veilmark.audit.inversion_search import SmallSigmoidNetwork, compact_gradien
 from veilmark.audit.label_inference import LabelCounts, apportioned, prior_counts, sign_rule
 from veilmark.audit.record import Record, RecordedRound, ThreatModel, network_of
 from veilmark.federation.messages import Update
-from veilmark.federation.methods.ppidsg import PPIDSGOptions, cipher_of
+from veilmark.federation.methods.ppidsg import PPIDSGOptions, cipher_of, generator_of
 from veilmark.federation.samples import SHOWN
 from veilmark.federation.tasks.classify import ClassifierNetwork
 from veilmark.ppidsg.client_training import PPIDSGClient, to_unit
 from veilmark.ppidsg.losses import class_loss
 from veilmark.ppidsg.networks import Generator
 from veilmark.ppidsg.secret import SECRET_BYTES, Secret
-from veilmark.run.checkpoints import Tensors
 from veilmark.run.local_training import rate, sgd_weight
 from veilmark.run.seeds import rng_for
 
@@ -276,7 +275,7 @@ def _client(scene: Scene, number: int, row: int = 0) -> PPIDSGClient:
         # Not the run's seed: clients outside a simulation draw their networks by themselves.
         seed=int(rng_for(scene.seed, 37, number + 1).integers(2**31)),
     )
-    client.generator.load_state_dict(record.rounds[0].broadcast)
+    client.generator.load_state_dict(generator_of(record.rounds[0].broadcast))
     return client
 
 
@@ -299,7 +298,7 @@ def _gradient_of(scene: Scene, number: int) -> GradientOf:
 
 def _own_steps(scene: Scene, row: int) -> list[Tensor]:
     """How G changes in a client's own training on one batch of one public picture."""
-    before: Tensors = scene.record.rounds[0].broadcast
+    before = generator_of(scene.record.rounds[0].broadcast)
     client = _client(scene, 0, row)
     client.train_round(before, scene.record.rounds[0].number - 1)
     return [before[name] - some.detach() for name, some in client.generator.named_parameters()]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from veilmark.federation.client_side import SecretFolder
 from veilmark.federation.config import FederationConfig
-from veilmark.federation.methods.ppidsg import PPIDSGOptions, cipher_of
+from veilmark.federation.methods.ppidsg import PPIDSGOptions, cipher_of, generator_of
 from veilmark.federation.tasks.classify import load_classify
 from veilmark.ppidsg.client_training import to_unit
 from veilmark.ppidsg.networks import Generator
@@ -78,7 +78,8 @@ def measure_generator(config: FederationConfig, data: Path | None, run: Path, se
     known = SecretFolder(secrets).of_client(0)
     cipher = cipher_of(options, known.federation, known.own)
     generator = Generator(task.channels, skip=not options.published)
-    generator.load_state_dict(read_tensors(run / f"checkpoints/server-{config.rounds:04d}.safetensors")[0])
+    share, _ = read_tensors(run / f"checkpoints/server-{config.rounds:04d}.safetensors")
+    generator.load_state_dict(generator_of(share))
     inputs, labels = task.test.inputs, task.test.targets
     names = [f"public/{row}".encode() for row in range(len(inputs))] if options.scope == "image" else None
     x, y = to_unit(inputs), to_unit(cipher.scramble(inputs, names))

@@ -18,13 +18,13 @@ import math
 from collections.abc import Mapping
 from typing import Literal
 
-import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from veilmark.federation.messages import Update
 from veilmark.federation.methods.fedavg import FedAvgClient, FedAvgServer
 from veilmark.federation.methods.method import Client, ClientView, Method, Server, ServerView
+from veilmark.federation.methods.release import bounded, gaussian, private_rng, released
 from veilmark.federation.tasks.task import Learner
 from veilmark.run.checkpoints import Tensors
 from veilmark.run.seeds import rng_for
@@ -82,12 +82,6 @@ def _constant(delta: float) -> float:
     return math.sqrt(2 * math.log(1.25 / delta))
 
 
-def bounded(tensors: Tensors, clip: float) -> Tensors:
-    """All tensors times one factor, so that their common norm is ``clip`` at most."""
-    norm = math.sqrt(sum(float(value.double().square().sum()) for value in tensors.values()))
-    return {name: value * min(1.0, clip / max(norm, 1e-30)) for name, value in tensors.items()}
-
-
 class NoisyClient(FedAvgClient):
     """Trains the whole network, bounds what it sends, adds noise.
 
@@ -104,15 +98,13 @@ class NoisyClient(FedAvgClient):
     def protect(self, broadcast: Tensors, trained: Tensors, round_number: int) -> Tensors:
         """The bounded result with noise, from the client's secret: whoever could draw it again could take it off."""
         options = self.options
-        if options.clips == "weights":
-            kept = bounded(trained, options.clip)
-        else:
-            change = bounded({name: value - broadcast[name] for name, value in trained.items()}, options.clip)
-            kept = {name: broadcast[name] + value for name, value in change.items()}
-        key = self.view.secrets.own.stream(f"dp noise|{round_number}".encode()).take(32)
-        rng = np.random.default_rng(key.view("<u4").tolist())
+        rng = private_rng(self.view.secrets.own, f"dp noise|{round_number}")
         deviation = uplink_deviation(options, self.learner.examples, self.view.rounds)
-        return {name: value + deviation * _noise(rng, value) for name, value in kept.items()}
+        if options.clips == "update":
+            return released(broadcast, trained, options.clip, deviation, rng)
+        return {
+            name: value + deviation * gaussian(rng, value) for name, value in bounded(trained, options.clip).items()
+        }
 
 
 class NoisyServer(FedAvgServer):
@@ -137,7 +129,7 @@ class NoisyServer(FedAvgServer):
         deviation = downlink_deviation(self.options, fewest, self.view.clients, self.view.rounds)
         if deviation:
             rng = rng_for(self.view.seed, 30, self.rounds)
-            self.shared = {name: value + deviation * _noise(rng, value) for name, value in self.shared.items()}
+            self.shared = {name: value + deviation * gaussian(rng, value) for name, value in self.shared.items()}
 
     def state(self) -> Tensors:
         """The share, and how many rounds have drawn noise."""
@@ -164,7 +156,3 @@ class UpdateNoise(Method[DPOptions]):
     def server(self, view: ServerView) -> Server:
         """A server that may add noise."""
         return NoisyServer(view, self.options)
-
-
-def _noise(rng: np.random.Generator, like: torch.Tensor) -> torch.Tensor:
-    return torch.from_numpy(rng.standard_normal(tuple(like.shape), dtype=np.float32)).to(like.dtype)

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from veilmark.federation.messages import Update
 from veilmark.federation.methods.fedavg import FedAvgClient, FedAvgServer
 from veilmark.federation.methods.method import Client, ClientView, Method, Server, ServerView
+from veilmark.federation.methods.release import private_rng
 from veilmark.federation.tasks.task import Learner
 from veilmark.run.checkpoints import Tensors
 from veilmark.run.errors import ConfigError
@@ -118,9 +119,7 @@ class DPSGDClient(FedAvgClient):
 
         view, learner, options = self.view, self.learner, self.options
         secret = view.secrets.own
-        draws = np.random.default_rng(
-            secret.stream(f"dpsgd draws|{round_number}".encode()).take(32).view("<u4").tolist()
-        )
+        draws = private_rng(secret, f"dpsgd draws|{round_number}")
         noise = torch.Generator(view.device)
         noise.manual_seed(int(secret.stream(f"dpsgd noise|{round_number}".encode()).take(8).view("<u8")[0]) >> 1)
         hooked = GradSampleModule(learner.model)
