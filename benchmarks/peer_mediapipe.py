@@ -14,8 +14,6 @@ import argparse
 import json
 import platform
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -24,6 +22,8 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from peer_environment import call, environment
 
 PEER = "mediapipe==0.10.21"
 SHOWN = 512
@@ -52,18 +52,7 @@ def make_environment(folder: Path) -> Path:
     Raises:
         RuntimeError: If it cannot be made; the message holds the end of pip's output.
     """
-    python, stamp = folder / "bin" / "python", folder / ".installed"
-    if not stamp.exists() or stamp.read_text(encoding="utf-8") != PEER:
-        _call([sys.executable, "-m", "venv", str(folder)])
-        _call([str(python), "-m", "pip", "install", "-q", PEER])
-        stamp.write_text(PEER, encoding="utf-8")
-    return python
-
-
-def _call(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed; mend what it says and start again:\n{done.stderr[-800:]}")
+    return environment(folder, [PEER])
 
 
 def run_peer(python: Path, pictures: NDArray[np.uint8]) -> tuple[NDArray[np.float64], dict[str, Any]]:
@@ -82,7 +71,7 @@ def run_peer(python: Path, pictures: NDArray[np.uint8]) -> tuple[NDArray[np.floa
     with tempfile.TemporaryDirectory() as folder:
         given, answer = Path(folder) / "pictures.npy", Path(folder) / "points.npy"
         np.save(given, pictures)
-        _call([str(python), __file__, str(given), str(answer)])
+        call([str(python), __file__, str(given), str(answer)])
         about: dict[str, Any] = json.loads(answer.with_suffix(".json").read_text(encoding="utf-8"))
         return np.load(answer, allow_pickle=False), about
 

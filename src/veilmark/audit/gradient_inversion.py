@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy, one_hot
 
 from veilmark.audit.attack import REAL, Attack, Finding, Scene, with_controls
 from veilmark.audit.record import Record, ThreatModel, network_of
+from veilmark.audit.waves import Waves
 from veilmark.federation.samples import SHOWN
 from veilmark.federation.tasks.classify import ClassifierNetwork
 from veilmark.ppidsg.client_training import to_unit
@@ -28,6 +29,12 @@ from veilmark.run.seeds import rng_for
 
 GradientOf = Callable[[Tensor, Tensor], Sequence[Tensor]]
 """Pictures ``(n, c, h, w)`` in [-1, 1] and class probabilities ``(n, k)`` to gradients, with their graph."""
+
+
+FAINT = 0.2
+"""Spread of DLG's first picture."""
+STANDSTILL = 0.01
+"""Share of its distance that a step of DLG must gain for another one."""
 
 
 def classifier_gradient(network: nn.Module) -> GradientOf:
@@ -107,12 +114,15 @@ def cosine_inversion(
     *,
     steps: int = 400,
     lr: float = 0.1,
-    smoothness: float = 1e-4,
+    smoothness: float = 0.02,
+    waves: Waves | None = None,
     restarts: int = 1,
     seed: int = 0,
     advance: Callable[[], None] = lambda: None,
 ) -> Inverted:
     """Geiping et al. 2020 (arXiv 2003.14053): cosine distance and total variation, Adam on signs, labels given.
+
+    With waves it goes along them in place of pixels, and finds more in as many steps.
 
     Args:
         gradient: What makes gradients.
@@ -122,7 +132,9 @@ def cosine_inversion(
         classes: Number of classes.
         steps: Steps of Adam for each start.
         lr: Its rate; a tenth after 3/8, 5/8 and 7/8 of the steps.
-        smoothness: Weight of the total variation.
+        smoothness: Weight of the total variation; 0.02 was best of 0.0001, 0.02 and 0.2 on pictures of CIFAR-10's
+            training set.
+        waves: Of pictures of this size; None searches pixel by pixel.
         restarts: Random starts; the nearest is kept.
         seed: Of the starts.
         advance: Called after each step.
@@ -135,17 +147,23 @@ def cosine_inversion(
         optimizer = torch.optim.Adam([x], lr)
         schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, 0.1)
         for _ in range(steps):
-            apart = cosine_distance(gradient(x, probabilities), seen)
-            (slope,) = torch.autograd.grad(apart + smoothness * total_variation(x), x)
+            picture = x if waves is None else waves.picture(x)
+            apart = cosine_distance(gradient(picture, probabilities), seen)
+            (slope,) = torch.autograd.grad(apart + smoothness * total_variation(picture), x)
             x.grad = slope.sign()
             optimizer.step()
             schedule.step()
             with torch.no_grad():
-                x.clamp_(-1, 1)
+                if waves is None:
+                    x.clamp_(-1, 1)
+                else:
+                    x.copy_(waves.numbers(waves.picture(x).clamp(-1, 1)))
             advance()
-        nearness = float(cosine_distance(gradient(x, probabilities), seen).detach())
+        # Waves of a picture within bounds are within them but for rounding.
+        found = x.detach() if waves is None else waves.picture(x.detach()).clamp(-1, 1)
+        nearness = float(cosine_distance(gradient(found, probabilities), seen).detach())
         if best is None or nearness < best.distance:
-            best = Inverted(x.detach(), probabilities, nearness)
+            best = Inverted(found, probabilities, nearness)
     assert best is not None
     return best
 
@@ -165,6 +183,7 @@ def dlg(
     """DLG (Zhu et al. 2019, arXiv 1906.08935): squared distance of gradients, L-BFGS, labels found with the pictures.
 
     With labels given it is iDLG (Zhao et al. 2020, arXiv 2001.02610), which takes them from the gradient's signs.
+    Distance and optimiser are the paper's; it goes along cosine waves in place of pixels, with a line search.
 
     Args:
         gradient: What makes gradients.
@@ -172,43 +191,45 @@ def dlg(
         shape: Of the pictures: number, channels, height, width.
         classes: Number of classes.
         labels: ``(n,)`` int64 where they are known.
-        steps: Steps of L-BFGS for each start, 20 evaluations at most each.
+        steps: Steps of L-BFGS for each start, about 20 evaluations each; fewer where nothing more is gained.
         restarts: Random starts; the nearest is kept.
         seed: Of the starts.
         advance: Called after each step.
     """
     best: Inverted | None = None
     known = None if labels is None else one_hot(labels, classes).float()
+    waves = Waves(*shape[2:])
     for start in range(restarts):
         generator = torch.Generator().manual_seed(seed * 1000 + start)
-        x = torch.randn(shape, generator=generator).requires_grad_()
+        # A faint start: a glaring one saturates the network and leads nowhere.
+        numbers = (FAINT * torch.randn(shape, generator=generator)).requires_grad_()
         logits = torch.randn(shape[0], classes, generator=generator).requires_grad_()
-        optimizer = torch.optim.LBFGS([x, logits] if known is None else [x], lr=1)
+        wanted = [numbers, logits] if known is None else [numbers]
+        optimizer = torch.optim.LBFGS(
+            wanted, lr=1, max_eval=20, tolerance_grad=0, tolerance_change=1e-12, line_search_fn="strong_wolfe"
+        )
 
-        def apart(x: Tensor = x, logits: Tensor = logits) -> Tensor:
+        def apart(numbers: Tensor = numbers, logits: Tensor = logits) -> Tensor:
             said = logits.softmax(dim=1) if known is None else known
-            return squared_distance(gradient(x, said), seen)
+            return squared_distance(gradient(waves.picture(numbers), said), seen)
 
-        def closure(
-            x: Tensor = x,
-            logits: Tensor = logits,
-            apart: Callable[[], Tensor] = apart,
-            optimizer: torch.optim.LBFGS = optimizer,
-        ) -> Tensor:
-            optimizer.zero_grad()
+        def closure(wanted: Sequence[Tensor] = wanted, apart: Callable[[], Tensor] = apart) -> Tensor:
             distance = apart()
-            wanted = [x, logits] if known is None else [x]
             for tensor, slope in zip(wanted, torch.autograd.grad(distance, wanted), strict=True):
                 tensor.grad = slope
-            return distance
+            return distance.detach()
 
+        last = float("inf")
         for _ in range(steps):
-            optimizer.step(closure)  # type: ignore[no-untyped-call]
+            before = float(optimizer.step(closure))  # type: ignore[no-untyped-call]
             advance()
+            if not before < (1 - STANDSTILL) * last:
+                break
+            last = before
         nearness = float(apart().detach())
         if np.isfinite(nearness) and (best is None or nearness < best.distance):
             said = logits.detach().softmax(dim=1) if known is None else known
-            best = Inverted(x.detach().clamp(-1, 1), said, nearness)
+            best = Inverted(waves.picture(numbers.detach()).clamp(-1, 1), said, nearness)
     if best is None:
         # Every start ran away: the attack has nothing, and says so by noise.
         noise = torch.rand(shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
@@ -218,14 +239,17 @@ def dlg(
 
 def cosine_distance(one: Sequence[Tensor], other: Sequence[Tensor]) -> Tensor:
     """1 less the cosine of the angle between two gradients, all tensors taken together."""
-    product = torch.stack([(a * b).sum() for a, b in zip(one, other, strict=True)]).sum()
-    squares = [torch.stack([a.square().sum() for a in some]).sum() for some in (one, other)]
-    return 1 - product / (squares[0] * squares[1]).sqrt().clamp(min=1e-30)
+    a, b = _flat(one), _flat(other)
+    return 1 - (a @ b) / (a.square().sum() * b.square().sum()).sqrt().clamp(min=1e-30)
 
 
 def squared_distance(one: Sequence[Tensor], other: Sequence[Tensor]) -> Tensor:
     """Sum of squared differences of two gradients."""
-    return torch.stack([(a - b).square().sum() for a, b in zip(one, other, strict=True)]).sum()
+    return (_flat(one) - _flat(other)).square().sum()
+
+
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([tensor.flatten() for tensor in tensors])
 
 
 def total_variation(pictures: Tensor) -> Tensor:
