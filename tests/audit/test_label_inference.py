@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from veilmark.audit.label_inference import (
+    LastLayerSolver,
     apportioned,
     counts_from_bias,
     counts_from_weights,
@@ -45,6 +46,24 @@ def public(made, seed=9):
         return made[:2](x).mean(dim=0), torch.stack([said[labels == label].mean(dim=0) for label in range(10)])
 
 
+def solver(made, seed=9, without=-1):
+    x, labels = batch(1000, seed)
+    x, labels = x[labels != without], labels[labels != without]
+    with torch.no_grad():
+        return LastLayerSolver(made[:2](x), made(x).softmax(dim=1), labels)
+
+
+def learned(activation):
+    """A network that is right about one picture in three."""
+    made, (x, labels) = network(activation), batch(3000, 8)
+    optimizer = torch.optim.Adam(made.parameters(), 1e-2)
+    for rows in torch.arange(len(x)).split(100) * 2:
+        optimizer.zero_grad()
+        cross_entropy(made(x[rows]), labels[rows]).backward()
+        optimizer.step()
+    return made
+
+
 def counted(labels):
     return np.bincount(labels.numpy(), minlength=10)
 
@@ -76,6 +95,59 @@ def test_weights_give_counts_away_without_a_bias():
     activations, said = public(made)
     guess = counts_from_weights(weights, activations, said.mean(dim=0), 64)
     assert label_score(guess, counted(labels)).l1 < 10
+
+
+@pytest.mark.parametrize("size", [1, 32, 128])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_the_whole_last_layer_gives_counts_away_at_the_start(activation, size):
+    """The positive control."""
+    made = network(activation)
+    ours = solver(made)
+    for seed in range(5):
+        x, labels = batch(size, seed)
+        assert label_score(ours.counts(*seen(made, x, labels), size), counted(labels)).l1 < 5
+        made.zero_grad()
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "relu"])
+def test_of_a_network_that_learned_the_whole_layer_gives_away_more(activation):
+    made = learned(activation)
+    ours, said = solver(made), public(made)[1]
+    found = {name: [] for name in ("ours", "bias", "sign", "llg", "prior")}
+    for seed in range(20):
+        x, labels = batch(64, seed)
+        made.zero_grad()
+        weights, bias = seen(made, x, labels)
+        guesses = {
+            "ours": ours.counts(weights, bias, 64),
+            "bias": counts_from_bias(bias, said, 64),
+            "sign": sign_rule(weights, 64),
+            "llg": llg(weights, 64),
+            "prior": prior_counts(64, 10),
+        }
+        for name, guess in guesses.items():
+            found[name].append(label_score(guess, counted(labels)).l1)
+    assert all(np.mean(found["ours"]) < np.mean(found[other]) for other in found if other != "ours"), found
+
+
+def test_a_class_without_public_pictures_is_counted_too():
+    made, (x, labels) = network("relu"), batch(64)
+    guess = solver(made, without=9).counts(*seen(made, x, labels), 64)
+    assert label_score(guess, counted(labels)).l1 < 5
+
+
+def test_noise_gives_the_solver_nothing():
+    """The negative control: of even batches it must not get more than even counts, and it adds up."""
+    generator, made = torch.Generator().manual_seed(1), network("relu")
+    ours, found, prior = solver(made), [], []
+    for seed in range(20):
+        labels = torch.randint(0, 10, (64,), generator=torch.Generator().manual_seed(seed))
+        noise = [torch.randn(shape, generator=generator) * 0.05 for shape in ((10, 128), (10,))]
+        guess = ours.counts(*noise, 64)
+        assert guess.sum() == 64
+        found.append(label_score(guess, counted(labels)).l1)
+        prior.append(label_score(prior_counts(64, 10), counted(labels)).l1)
+    assert np.mean(found) > np.mean(prior) - 1
 
 
 def test_baselines_work_on_positive_activations():

@@ -112,6 +112,107 @@ def counts_from_weights(weights: Tensor, activations: Tensor, probabilities: Ten
     return apportioned(total * (probabilities - projected), total)
 
 
+class LastLayerSolver:
+    """Counts from the gradient of the whole last layer, for networks that have learned something.
+
+    Each example adds ``(p - one_hot(label)) x (1, h)`` to it, ``h`` being what enters the layer. Labelled public
+    pictures tell the mean and the spread of that by class, so that shares are those of a linear model with known
+    noise. How uneven shares may be is not known: the gradient itself weighs degrees of it, from a batch drawn at
+    random to a batch of one class. Where it tells nothing, the answer is even counts.
+
+    Of the weights' gradient only the part along the axes that tell public classes apart is used: for all of it there
+    are never enough public pictures.
+
+    Args:
+        entered: ``(n, d)``: what enters the last layer for public pictures, from the network that was broadcast.
+        said: ``(n, k)``: its class probabilities.
+        labels: ``(n,)`` int64.
+    """
+
+    _RIDGE = 1.0
+    """How much of each variance is added to it: covariances of few pictures are not to be trusted."""
+    _HEAVY = 3.0
+    """Degrees of freedom of the noise: once learned, a few hard pictures make nearly all of the gradient."""
+    _DEGREES = 7
+    _BORROWED = 10.0
+    """Pictures that a class' covariance borrows from those of all classes."""
+
+    def __init__(self, entered: Tensor, said: Tensor, labels: Tensor) -> None:
+        entered, said = entered.double(), said.double()
+        classes = said.shape[1]
+        self.middle = entered.mean(dim=0)
+        self.axes = _telling_axes(entered - self.middle, labels)
+        along = torch.cat([torch.ones(len(entered), 1), (entered - self.middle) @ self.axes], dim=1)
+        means, spreads, sizes = [], [], []
+        for label in range(classes):
+            # A class of which there is no public picture is taken to look like all of them.
+            rows = labels == label if bool((labels == label).any()) else torch.ones(len(labels), dtype=torch.bool)
+            slopes = said[rows] - torch.eye(classes).double()[label]
+            added = (slopes[:, :, None] * along[rows][:, None]).flatten(1)
+            means.append(added.mean(dim=0))
+            spreads.append((added - means[-1]).T @ (added - means[-1]))
+            sizes.append(len(added))
+        self.means, self.sizes = torch.stack(means), torch.tensor(sizes).double()
+        spread = torch.stack(spreads)
+        whole = spread.sum(dim=0) / self.sizes.sum()
+        self.spreads = (spread + self._BORROWED * whole) / (self.sizes + self._BORROWED)[:, None, None]
+
+    def counts(self, weights: Tensor, bias: Tensor, total: int) -> Counts:
+        """Counts of one batch.
+
+        Args:
+            weights: ``(k, d)``: the gradient, of a mean over examples.
+            bias: ``(k,)``: the gradient.
+            total: How many examples there are.
+        """
+        slopes, classes = bias.double()[:, None], len(bias)
+        seen = torch.cat([slopes, (weights.double() - slopes * self.middle) @ self.axes], dim=1).flatten()
+        even = torch.full((classes,), 1 / classes, dtype=torch.float64)
+        share = even
+        # The noise depends on the shares: once more when they are known roughly.
+        for _ in range(2):
+            share = self._shares(seen - even @ self.means, self._noise(share, total), even, total)
+        return apportioned(total * share, total)
+
+    def _noise(self, share: Tensor, total: int) -> Tensor:
+        """Covariance of what is seen given shares: a batch is a sample, and so are the public pictures."""
+        parts = share.clamp(min=1e-3)
+        noise = torch.einsum("c,cij->ij", parts / total + parts.square() / self.sizes, self.spreads)
+        # Gradients of the bias add up to nothing: without the second term there is no inverse.
+        floor = 1e-9 * float(noise.trace()) / len(noise) + 1e-16
+        return noise + self._RIDGE * noise.diagonal().diag() + floor * torch.eye(len(noise))
+
+    def _shares(self, apart: Tensor, noise: Tensor, even: Tensor, total: int) -> Tensor:
+        """Expected shares ``(k,)``, over degrees of unevenness by how well each explains what is seen."""
+        classes = len(even)
+        scatter = (torch.eye(classes).double() - 1 / classes) / classes
+        found, evidence = [], []
+        # Of n examples drawn at random shares vary by 1 / n of this scatter; of one class alone by all of it.
+        for degree in np.geomspace(1 / total, 1, self._DEGREES):
+            spread = float(degree) * scatter
+            factor = torch.linalg.cholesky(self.means.T @ spread @ self.means + noise)
+            solved = torch.cholesky_solve(apart[:, None], factor)[:, 0]
+            found.append(even + spread @ self.means @ solved)
+            far = torch.log1p(apart @ solved / self._HEAVY) * (self._HEAVY + len(apart)) / 2
+            evidence.append(-far - factor.diagonal().log().sum())
+        shares = torch.stack(evidence).softmax(dim=0) @ torch.stack(found)
+        return shares.clamp(min=0) / shares.clamp(min=0).sum()
+
+
+def _telling_axes(entered: Tensor, labels: Tensor) -> Tensor:
+    """Axes ``(d, c - 1)`` along which means of ``c`` classes differ, against the spread in them (Fisher 1936)."""
+    there = torch.from_numpy(np.unique(labels.numpy()))
+    means = torch.stack([entered[labels == label].mean(dim=0) for label in there])
+    inner = entered - means[torch.searchsorted(there, labels)]
+    spread = inner.T @ inner / len(entered)
+    spread += (0.01 * spread.trace() / len(spread) + 1e-12) * torch.eye(len(spread))
+    factor = torch.linalg.cholesky(spread)
+    white = torch.linalg.solve_triangular(factor, (means - means.mean(dim=0)).T, upper=False)
+    turned = torch.linalg.svd(white, full_matrices=False).U[:, : len(there) - 1]
+    axes: Tensor = torch.linalg.solve_triangular(factor.T, turned, upper=True)
+    return axes
+
+
 @dataclass(frozen=True)
 class LabelScore:
     """How right guessed counts are.
