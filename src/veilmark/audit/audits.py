@@ -17,6 +17,7 @@ from torch import Tensor
 from veilmark import __version__
 from veilmark.audit.attack import Attack, Finding, Scene, Truth
 from veilmark.audit.cipher_audit import CipherJigsaw, CipherKnownPlaintext, key_obstacle
+from veilmark.audit.class_mix import ClassMix
 from veilmark.audit.client_inference import Linking
 from veilmark.audit.generator_attacks import KeyOracle
 from veilmark.audit.gradient_inversion import PicturesFromHead
@@ -53,6 +54,7 @@ ATTACKS: dict[str, Attack] = {
         CipherJigsaw(),
         MembershipByLiRA(),
         MembershipByPredictions(),
+        ClassMix(),
     )
 }
 """Every attack, in the order in which a budget is spent: quick and telling ones first."""
@@ -61,7 +63,6 @@ NOT_TRIED = (
     "a malicious server that changes what it sends",
     "gradient inversion that follows all steps of a round one by one",
     "membership with shadow federations of the very method, and shadows that learned the picture in question",
-    "the class mix of a client out of the changes of a generator",
 )
 """What an audit does not do, said in its report."""
 

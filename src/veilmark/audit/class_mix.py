@@ -256,20 +256,21 @@ def _rehearsed(scene: Scene, stage: _Stage, asked: Data, pictures: Data, count: 
     record, classes = scene.record, len(scene.record.task.classes)
     first = record.rounds[0]
     before = _made(record, first.broadcast, asked)
-    found: tuple[list[Readings], list[Counts], list[Readings]] = ([], [], [])
+    seen: list[Readings] = []
+    blind: list[Readings] = []
+    counts: list[Counts] = []
     for client, concentration in enumerate(np.geomspace(_SKEWED, stage.evenest, count)):
         rng = rng_for(scene.seed, 61, number, client)
         rows = _drawn(pictures.targets.numpy(), stage.steps * stage.batch, float(concentration), rng)
         own = _taken(pictures, rows)
         # What is known is the same for all: one set of secrets and first weights.
         after = _trained(scene, stage, own, (0, 0) if stage.known else (number, client + 1))
-        blind = _noise(first.broadcast, after, scene.seed + client)
-        for place, tensors in ((0, after), (2, blind)):
-            found[place].append(reading(before, _made(record, tensors, asked), asked.targets, classes))  # type: ignore[arg-type]
-        found[1].append(np.bincount(own.targets.numpy(), minlength=classes))
+        noisy = _noise(first.broadcast, after, scene.seed + client)
+        seen.append(reading(before, _made(record, after, asked), asked.targets, classes))
+        blind.append(reading(before, _made(record, noisy, asked), asked.targets, classes))
+        counts.append(np.bincount(own.targets.numpy(), minlength=classes))
         scene.advance()
-    readings, counts, noise = (np.stack(some) for some in found)
-    return _Played(readings, counts, noise)
+    return _Played(np.stack(seen), np.stack(counts), np.stack(blind))
 
 
 def _drawn(labels: NDArray[np.int64], total: int, concentration: float, rng: np.random.Generator) -> NDArray[np.int64]:
