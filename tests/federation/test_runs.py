@@ -260,3 +260,40 @@ def test_a_transcript_that_does_not_fit_the_disk_is_refused(tmp_path, monkeypatc
     monkeypatch.setattr(transcript.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
     with pytest.raises(VeilmarkError, match="record fewer rounds"):
         play(tmp_path / "run")
+
+
+@pytest.fixture
+def threads():
+    """Sets PyTorch's threads for a test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("method", ["none", "ppidsg", "fedcg"])
+def test_clients_side_by_side_learn_what_they_learn_in_turns(tmp_path, threads, method):
+    results = []
+    for count in (1, 2):
+        threads(count)
+        # Secrets are drawn anew for each folder, so both runs have the same ones.
+        run = play(tmp_path / str(count), config(method=method), secrets=tmp_path / "secrets")
+        assert torch.get_num_threads() == count
+        results.append(
+            (without_time(run.read_log()), read_tensors(run.path / "checkpoints/server-0002.safetensors")[0])
+        )
+    assert results[0][0] == results[1][0]
+    for name, value in results[0][1].items():
+        assert torch.equal(value, results[1][1][name]), name
+
+
+def test_a_client_that_fails_stops_the_run_and_leaves_the_threads_alone(tmp_path, threads, monkeypatch):
+    threads(2)
+
+    def train(side, number, broadcast, round_number):
+        assert torch.get_num_threads() == 1
+        raise VeilmarkError(f"client {number} is unwell")
+
+    monkeypatch.setattr(engine.ClientSide, "train", train)
+    with pytest.raises(VeilmarkError, match="client 0 is unwell"):
+        play(tmp_path / "run", config(method="none"))
+    assert torch.get_num_threads() == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 import torch
@@ -110,6 +111,7 @@ class ClientSide:
         self.config, self.method, self.task, self.device = config, method, task, device
         self.owners, self.secrets, self.folder = owners, secrets, Path(folder)
         self._common: tuple[int, Tensor] | None = None
+        self._lock = RLock()
 
     def train(self, number: int, broadcast: Tensors, round_number: int) -> Update:
         """One client's round, which counts from 1."""
@@ -123,16 +125,22 @@ class ClientSide:
         if self.method.personal:
             answers = self.built(number, round_number).predict(broadcast, self.task.test_inputs)
         else:
+            answers = self._same_for_all(number, broadcast, round_number)
+        return self.task.score(answers, self.owners[number])
+
+    def _same_for_all(self, number: int, broadcast: Tensors, round_number: int) -> Tensor:
+        """Answers where every client would give the same: one client's."""
+        with self._lock:
             if self._common is None or self._common[0] != round_number:
-                # Every client would answer the same.
                 client = self.built(number, round_number)
                 self._common = (round_number, client.predict(broadcast, self.task.test_inputs))
-            answers = self._common[1]
-        return self.task.score(answers, self.owners[number])
+            return self._common[1]
 
     def built(self, number: int, round_number: int) -> Client:
         """A client as it was after a round; 0 is the start."""
-        client = self.method.client(self.view(number, self.secrets.of_client(number)))
+        # First weights are drawn from the process's generator, which is one for all threads.
+        with self._lock:
+            client = self.method.client(self.view(number, self.secrets.of_client(number)))
         memory = self._memory(number).load(round_number)
         if memory is not None:
             client.load_state(memory)

@@ -6,10 +6,13 @@ import resource
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import torch
 
 from veilmark.federation.client_side import ClientSide
 from veilmark.federation.config import FederationConfig
@@ -22,6 +25,7 @@ from veilmark.run.errors import VeilmarkError
 from veilmark.run.folder import RunFolder
 
 Scores = dict[str, list[float]]
+Turn = TypeVar("Turn")
 
 
 class FederationError(VeilmarkError):
@@ -50,7 +54,10 @@ class Link(ABC):
 
 
 class InProcess(Link):
-    """Clients take turns in this process.
+    """Clients of this process, as many side by side as PyTorch has threads.
+
+    A step of a small network leaves most cores waiting for one another; clients do not wait for each other. Each
+    client's figures are the same however many are at work, as long as each has one thread.
 
     Args:
         side: The clients.
@@ -61,20 +68,32 @@ class InProcess(Link):
         self.side, self.advance = side, advance
 
     def train(self, clients: Sequence[int], broadcast: Tensors, round_number: int) -> dict[int, Update | str]:
-        """One after another."""
-        updates: dict[int, Update | str] = {}
-        for number in clients:
-            updates[number] = self.side.train(number, broadcast, round_number)
-            self.advance()
-        return updates
+        """Every client's round."""
+        return dict(self._turns(clients, lambda number: self.side.train(number, broadcast, round_number)))
 
     def score(self, clients: Sequence[int], broadcast: Tensors, round_number: int) -> dict[int, Scores]:
-        """One after another."""
-        scores: dict[int, Scores] = {}
-        for number in clients:
-            scores[number] = self.side.score(number, broadcast, round_number)
+        """Every client's answers."""
+        return dict(self._turns(clients, lambda number: self.side.score(number, broadcast, round_number)))
+
+    def _turns(self, clients: Sequence[int], turn: Callable[[int], Turn]) -> Iterator[tuple[int, Turn]]:
+        """What each client's turn gives, in the clients' order."""
+        threads = torch.get_num_threads()
+        # A GPU is one, and serves one client at a time.
+        together = min(len(clients), threads) if torch.device(self.side.device).type == "cpu" else 1
+
+        def told(number: int) -> Turn:
+            done = turn(number)
             self.advance()
-        return scores
+            return done
+
+        def begin() -> None:
+            torch.set_num_threads(threads // together)
+
+        try:
+            with ThreadPoolExecutor(together, initializer=begin) as pool:
+                yield from zip(clients, pool.map(told, clients), strict=True)
+        finally:
+            torch.set_num_threads(threads)
 
 
 @dataclass
