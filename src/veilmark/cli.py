@@ -358,7 +358,7 @@ def federate(
     clients: Annotated[int | None, typer.Option(min=1, help="Owners of the pictures.", show_default=False)] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="Rounds of the federation.", show_default=False)] = None,
     engine: Annotated[
-        EngineName, typer.Option(help="in-process: clients in turns. flower: side by side, in Flower's simulation.")
+        EngineName, typer.Option(help="in-process: one process, clients in threads. flower: in Flower's simulation.")
     ] = EngineName.in_process,
     secrets: Annotated[
         Path | None,

@@ -46,7 +46,7 @@ def run_federation(
         config: What is played.
         data: Folder of the data set; None for a bundled one.
         run: The run folder, held by the caller.
-        engine: ``in-process``, clients one after another; ``flower``, side by side in Flower's simulation.
+        engine: ``in-process``, clients side by side in threads; ``flower``, in Flower's simulation.
         secrets: Folder of the secrets, made where they are missing; ``<run folder>.secrets`` by default.
         resume: Go on from the last finished round.
         device: Where clients compute: ``auto``, ``cpu`` or ``cuda``. On a GPU no two runs are the same to the last bit.
