@@ -7,12 +7,14 @@ measure of such scores: what counts is how many members are found while almost n
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import roc_auc_score
 from sklearn.neural_network import MLPClassifier
 from torch import Tensor, nn
@@ -60,7 +62,10 @@ def attack_network(shadow: Tensor, member: NDArray[np.bool_], asked: Tensor, see
     rows = [some.double().log_softmax(dim=1).sort(dim=1, descending=True).values.numpy() for some in (shadow, asked)]
     mean, spread = rows[0].mean(axis=0), rows[0].std(axis=0) + 1e-6
     model = MLPClassifier((32,), max_iter=1000, random_state=seed)
-    model.fit((rows[0] - mean) / spread, member)
+    with warnings.catch_warnings():
+        # After so many passes it has learned what there is, whatever its last digits still do.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit((rows[0] - mean) / spread, member)
     found: Scores = model.predict_proba((rows[1] - mean) / spread)[:, 1]
     return found
 
