@@ -31,9 +31,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from veilmark.audit import gradient_inversion, inversion_ladder
+from veilmark.audit import feature_inversion, inversion_ladder
 from veilmark.audit.attack import Scene, Truth, mean_interval
-from veilmark.audit.gradient_inversion import Likeness, PicturesFromHead, likeness, psnr
+from veilmark.audit.feature_inversion import PicturesFromHead
+from veilmark.audit.gradient_inversion import Likeness, likeness, psnr
 from veilmark.audit.inversion_ladder import InversionOfClassifier
 from veilmark.audit.record import Record, RecordedRound, read_record
 from veilmark.federation.config import FederationConfig
@@ -196,7 +197,7 @@ def play_cell(cell: Cell, folder: Path | None) -> tuple[dict[str, Any], Tensor, 
         "batch": cell.batch,
         "config": cell.config(0).model_dump(mode="json"),
         "federations": FEDERATIONS[cell.batch],
-        "steps": {"search": inversion_ladder.STEPS, "decoder": gradient_inversion.DECODER_STEPS},
+        "steps": {"search": inversion_ladder.STEPS, "decoder": feature_inversion.DECODER_STEPS},
         "attacks": {attack: figures([one[2] for one in found]) for attack, found in messages.items()},
         "cpu_seconds": time.process_time() - began,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),

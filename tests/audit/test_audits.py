@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from tiny_federations import config, play
-from veilmark.audit import audits, class_mix, gradient_inversion, inversion_ladder, shadow_membership, shadows
+from veilmark.audit import audits, class_mix, feature_inversion, inversion_ladder, shadow_membership, shadows
 from veilmark.audit.audits import ATTACKS, audit_run, newest_run
 from veilmark.federation.transcript import TranscriptError
 from veilmark.report.audit import AuditFinding, audit_table, read_audit, verdict, write_audit_report
@@ -23,7 +23,7 @@ def quick():
     """How well attacks do is tested with each of them; here they only have to be played."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(audits, "_STRANGERS", 20)
-        patch.setattr(gradient_inversion, "DECODER_STEPS", 3)
+        patch.setattr(feature_inversion, "DECODER_STEPS", 3)
         for name, few in (("LEARNED", 2), ("HELD", 1), ("MOST_STEPS", 1)):
             patch.setattr(class_mix, name, few)
         for name in ("STEPS", "GENERATOR_STEPS", "CONTROL_STEPS"):

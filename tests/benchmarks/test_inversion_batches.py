@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tiny_federations import config, play
-from veilmark.audit import gradient_inversion, inversion_ladder
+from veilmark.audit import feature_inversion, inversion_ladder
 from veilmark.audit.inversion_ladder import InversionOfClassifier
 from veilmark.audit.record import read_record
 
@@ -70,7 +70,7 @@ def test_one_picture_is_scored_against_the_nearest_of_its_batch(script):
 
 def test_cells_are_played_once_and_the_sheet_is_drawn(script, tmp_path, monkeypatch):
     monkeypatch.setattr(inversion_ladder, "STEPS", 2)
-    monkeypatch.setattr(gradient_inversion, "DECODER_STEPS", 2)
+    monkeypatch.setattr(feature_inversion, "DECODER_STEPS", 2)
     monkeypatch.setattr(script, "FEDERATIONS", {2: 1})
     monkeypatch.setitem(script.PUBLIC, "digits", 20)
     monkeypatch.setattr(script, "METHODS", {"none": "none"})

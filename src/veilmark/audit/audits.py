@@ -19,8 +19,8 @@ from veilmark.audit.attack import Attack, Finding, Scene, Truth
 from veilmark.audit.cipher_audit import CipherJigsaw, CipherKnownPlaintext, key_obstacle
 from veilmark.audit.class_mix import ClassMix
 from veilmark.audit.client_inference import Linking
+from veilmark.audit.feature_inversion import PicturesFromHead
 from veilmark.audit.generator_attacks import KeyOracle
-from veilmark.audit.gradient_inversion import PicturesFromHead
 from veilmark.audit.inverse_network import PicturesFromGenerated
 from veilmark.audit.inversion_ladder import InversionOfClassifier, InversionOfGenerator
 from veilmark.audit.label_inference import LabelCounts

@@ -1,0 +1,169 @@
+"""Pictures out of the gradient of a linear layer: features by algebra (Phong et al. 2018), and a decoder for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from veilmark.audit.attack import REAL, Attack, Finding, Scene, with_controls
+from veilmark.audit.gradient_inversion import psnr, sgd_gradient
+from veilmark.audit.record import Record, ThreatModel, network_of
+from veilmark.federation.samples import SHOWN
+from veilmark.federation.tasks.classify import ClassifierNetwork
+from veilmark.ppidsg.client_training import to_unit
+from veilmark.ppidsg.losses import class_loss, reconstruction_loss
+from veilmark.ppidsg.networks import Extractor
+from veilmark.run.local_training import rate, sgd_weight
+from veilmark.run.seeds import rng_for
+
+_FIRST = "classifier.layers.1"
+"""The first linear layer of the classifier that methods share."""
+_REHEARSED = 6
+DECODER_STEPS = 300
+"""Of the decoder that turns features into pictures."""
+
+
+def layer_inputs(weights: Tensor, bias: Tensor) -> Tensor:
+    """What entered a linear layer, from its gradients (Phong et al. 2018): exact for one example.
+
+    A row of the weights' gradient is the input times the bias' gradient. For more examples it is a mixture of theirs.
+
+    Args:
+        weights: ``(k, d)``.
+        bias: ``(k,)``.
+
+    Returns:
+        ``(d,)``, from the row with the largest bias gradient.
+    """
+    row = int(bias.abs().argmax())
+    return weights[row] / bias[row]
+
+
+def train_feature_decoder(
+    extractor: nn.Module,
+    public: Tensor,
+    *,
+    steps: int,
+    batch: int = 32,
+    seed: int = 0,
+    advance: Callable[[], None] = lambda: None,
+) -> nn.Module:
+    """Learns, on public pictures, the way back from features of a known extractor to pictures.
+
+    Args:
+        extractor: The encoder of F, as it was broadcast.
+        public: ``(n, c, s, s)`` in [-1, 1].
+        steps: Steps of Adam.
+        batch: Pictures a step.
+        seed: Of first weights and order.
+        advance: Called after each step.
+
+    Returns:
+        F's decoder, trained.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        decoder = Extractor(public.shape[1]).decoder
+    with torch.no_grad():
+        features = torch.cat([extractor(some) for some in torch.split(public, 256)])
+    optimizer = torch.optim.Adam(decoder.parameters(), 2e-3)
+    rng = rng_for(seed, 34)
+    for _ in range(steps):
+        rows = torch.from_numpy(rng.integers(len(public), size=batch))
+        loss = reconstruction_loss(decoder(features[rows]), public[rows])
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        advance()
+    return decoder
+
+
+class PicturesFromHead(Attack):
+    """Pictures out of the gradient of the first linear layer: features by algebra, then a decoder learned in public."""
+
+    name = "pictures from updates"
+    threat_model = ThreatModel.server
+    needs = "the changes of the whole classifier; public pictures"
+    question = "Can the server see the clients' pictures in what they send?"
+
+    def obstacle(self, record: Record) -> str | None:
+        """Extractor and first linear layer must travel."""
+        needed = [name for name in record.task.network(0).state_dict() if name.startswith(("extractor", _FIRST))]
+        missing = [name for name in needed if name not in record.declared.tensors]
+        return f"{missing[0]} does not travel" if missing else None
+
+    def findings(self, scene: Scene) -> list[Finding]:
+        """One step on one public picture, and every recorded message."""
+        record, public = scene.record, to_unit(scene.public.inputs)
+        targets, half = scene.public.targets, len(scene.public) // 2
+        rehearsed: list[float] = []
+        noise: list[float] = []
+        chances: list[float] = []
+        shown: list[Tensor] = []
+        network = network_of(record, record.rounds[0].broadcast)
+        decoder = self._decoder(scene, network)
+        generator = torch.Generator().manual_seed(scene.seed)
+        named = dict(network.named_parameters())
+        for row in range(half, min(half + _REHEARSED, len(public))):
+            x = public[row : row + 1]
+            loss = class_loss(network(x), targets[row : row + 1])
+            seen = torch.autograd.grad(loss, [named[f"{_FIRST}.weight"], named[f"{_FIRST}.bias"]])
+            blind = [torch.randn(g.shape, generator=generator) * g.std() for g in seen]
+            for gradients, scores in ((seen, rehearsed), (blind, noise)):
+                made = _decoded(network, decoder, gradients, public)
+                scores.append(float(psnr(made, x)[0]))
+                if gradients is seen:
+                    shown.append(made)
+            chances.append(float(psnr(public[:half], x.expand_as(public[:half])).max()))
+            scene.advance()
+        scene.show("one step on one picture", public[half : half + len(shown)], torch.cat(shown))
+        real, strangers, nearest, made_of = [], [], [], []
+        for (_, client), picture in self.run(scene).items():
+            own = to_unit(scene.truth.owners[client].inputs)
+            near = psnr(picture.expand_as(own), own)
+            real.append(float(near.max()))
+            nearest.append(own[int(near.argmax())])
+            made_of.append(picture[0])
+            strangers.append(max(float(psnr(some[None].expand_as(own), own).max()) for some in public[:half]))
+        scene.show(REAL, torch.stack(nearest[:SHOWN]), torch.stack(made_of[:SHOWN]))
+        what = ("PSNR of the nearest picture", "dB")
+        found = [
+            self._finding(scene, "one step on one picture", *what, rehearsed, float(np.mean(chances))),
+            self._finding(scene, REAL, *what, real, float(np.mean(strangers))),
+        ]
+        return with_controls(found, float(np.mean(rehearsed)), float(np.mean(noise)))
+
+    def run(self, scene: Scene) -> dict[tuple[int, int], Tensor]:
+        """A picture ``(1, c, s, s)`` by (round, client)."""
+        record, public = scene.record, to_unit(scene.public.inputs)
+        found = {}
+        for recorded in record.rounds:
+            network = network_of(record, recorded.broadcast)
+            decoder = self._decoder(scene, network)
+            share = rate(recorded.number - 1, record.config.rounds, record.config.training.decay_after)
+            for client, update in recorded.updates.items():
+                training, names = record.config.training, (f"{_FIRST}.weight", f"{_FIRST}.bias")
+                steps = training.local_steps or training.epochs * -(-update.examples // training.batch)
+                before, after = ({name: some[name] for name in names} for some in (recorded.broadcast, update.tensors))
+                scale = share * training.lr * sgd_weight(steps, training.momentum)
+                gradients = list(sgd_gradient(before, after, scale, training.weight_decay).values())
+                found[recorded.number, client] = _decoded(network, decoder, gradients, public)
+                scene.advance()
+        return found
+
+    def _decoder(self, scene: Scene, network: ClassifierNetwork) -> nn.Module:
+        public = to_unit(scene.public.inputs)
+        half = public[: len(public) // 2]
+        return train_feature_decoder(
+            network.extractor, half, steps=DECODER_STEPS, seed=scene.seed, advance=scene.advance
+        )
+
+
+def _decoded(network: ClassifierNetwork, decoder: nn.Module, gradients: Sequence[Tensor], like: Tensor) -> Tensor:
+    with torch.inference_mode():
+        shape = network.extractor(like[:1]).shape
+        picture: Tensor = decoder(layer_inputs(gradients[0], gradients[1]).view(shape))
+    return picture.clone()
