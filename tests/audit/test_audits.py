@@ -175,6 +175,12 @@ def test_verdicts(changes, kind):
     assert "private" not in said.words.lower()
 
 
+@pytest.mark.parametrize(("low", "kind"), [(45.0, "not shown to work"), (55.0, "not found")])
+def test_a_control_that_may_be_chance_shows_nothing(low, kind):
+    found = [finding("easy", 60.0, low, 75.0, positive=60.0), finding(value=51.0, low=45.0, high=56.0, positive=60.0)]
+    assert verdict(found).kind == kind
+
+
 def test_damaged_files_are_named(runs, audited, tmp_path):
     (tmp_path / "audit.json").write_text("[{}]")
     with pytest.raises(DataError, match=r"audit\.json"):

@@ -91,7 +91,11 @@ def verdict(findings: Sequence[AuditFinding]) -> Verdict:
     """
     real = next((found for found in findings if found.rung == REAL), None)
     easy = findings[0]
-    works = easy.positive_control is not None and easy.positive_control > easy.chance
+    control = easy.positive_control
+    works = control is not None and control > easy.chance
+    if control == easy.value:
+        # The easiest rung is the control: it must succeed beyond its interval.
+        works = easy.low > easy.chance
     # Noise that does as well as the real thing: the measure, not the update, makes the figure.
     sound = real is not None and (real.negative_control is None or real.low > real.negative_control)
     if real is None:
