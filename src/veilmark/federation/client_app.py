@@ -6,6 +6,7 @@ the broadcast and the number of the round.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,8 +17,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, 
 from flwr.clientapp import ClientApp
 
 from veilmark.federation.client_side import ClientSide, SecretFolder
-from veilmark.federation.config import FederationConfig
-from veilmark.federation.tasks.classify import load_classify
+from veilmark.federation.config import federation_from
+from veilmark.federation.tasks.loading import load_task
 from veilmark.run.checkpoints import Tensors
 from veilmark.run.errors import VeilmarkError
 
@@ -103,6 +104,6 @@ def _answered(message: Message, turn: Callable[[Tensors, int], RecordDict]) -> M
 @lru_cache(maxsize=1)
 def _side(place: Place) -> ClientSide:
     """The clients of this process: data are read once, not every round."""
-    config = FederationConfig.model_validate_json(place.config)
-    task, owners, _, _ = load_classify(config.data, place.data, config.clients, config.seed)
+    config = federation_from(json.loads(place.config), "the server's config")
+    task, owners, _, _ = load_task(config, place.data)
     return ClientSide(config, config.made_method(), task, owners, SecretFolder(place.secrets), place.memory)

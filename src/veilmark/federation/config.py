@@ -9,12 +9,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from veilmark.federation.methods import METHODS
 from veilmark.federation.methods.method import Method
 from veilmark.federation.tasks.classify import ClassifyConfig
+from veilmark.federation.tasks.landmarks import LandmarksConfig
+from veilmark.run.config import resolve
 from veilmark.run.errors import ConfigError
 from veilmark.run.local_training import Training
 
 
 class FederationConfig(BaseModel):
-    """A federation, but for the folder of its data and its secrets.
+    """A federation of classifiers, but for the folder of its data and its secrets. See :func:`federation_from`.
 
     Attributes:
         kind: Says what recipe this is.
@@ -33,7 +35,7 @@ class FederationConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     kind: Literal["federation"] = "federation"
-    task: Literal["classify"] = "classify"
+    task: Literal["classify", "landmarks"] = "classify"
     seed: int = Field(0, ge=0)
     clients: int = Field(10, ge=1)
     rounds: int = Field(10, ge=1)
@@ -81,6 +83,27 @@ class FederationConfig(BaseModel):
             if not 1 <= number <= self.rounds:
                 raise ConfigError(f"record = {number}: rounds are 1 to {self.rounds}; or first, last, or all")
         return numbers
+
+
+class LandmarksFederation(FederationConfig):
+    """A federation of landmark detectors."""
+
+    task: Literal["landmarks"] = "landmarks"
+    # Another type in place of the base's: only what loads a task looks into it.
+    data: LandmarksConfig = LandmarksConfig()  # type: ignore[assignment]
+
+
+def federation_from(values: dict[str, Any], source: str) -> FederationConfig:
+    """A federation's config, of the kind that its task asks for.
+
+    Args:
+        values: What recipe and settings, or a manifest, say.
+        source: Where they come from, for the message.
+
+    Raises:
+        ConfigError: If a key or value is not allowed; the message names it and what would be.
+    """
+    return resolve(LandmarksFederation if values.get("task") == "landmarks" else FederationConfig, values, source)
 
 
 def _checked(name: str, values: dict[str, Any]) -> BaseModel:

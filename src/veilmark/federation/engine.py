@@ -161,7 +161,7 @@ class Rounds:
         }
         return {
             "step": number,
-            "accuracy": self.task.summary(scores),
+            self.task.score_name: self.task.summary(scores),
             "losses": losses,
             "clients": sorted(updates),
             "bytes_up": sum(update.size() for update in updates.values()),

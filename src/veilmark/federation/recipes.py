@@ -7,9 +7,10 @@ from typing import Any
 
 from rich.table import Table
 
-from veilmark.federation.config import FederationConfig
+from veilmark.federation.config import FederationConfig, federation_from
 from veilmark.federation.runs import Engine, run_federation
-from veilmark.run.config import load_recipe, override, recipe_names, resolve
+from veilmark.federation.tasks.loading import TASKS
+from veilmark.run.config import load_recipe, override, recipe_names
 from veilmark.run.errors import ConfigError
 from veilmark.run.folder import RunFolder
 from veilmark.run.progress import console, say
@@ -29,7 +30,7 @@ def federation_config(recipe: str, settings: list[str]) -> FederationConfig:
     if values.get("kind") != "federation":
         ours = [name for name in recipe_names() if load_recipe(name).get("kind") == "federation"]
         raise ConfigError(f"{recipe} is no federation but a recipe of veilmark train; federations: {', '.join(ours)}")
-    config = resolve(FederationConfig, override(values, settings), f"recipe {recipe}")
+    config = federation_from(override(values, settings), f"recipe {recipe}")
     config.made_method()
     return config
 
@@ -64,16 +65,24 @@ def start_federation(
     run = RunFolder(out)
     with run.hold():
         skipped = run_federation(
-            config, data, run, engine=engine, secrets=secrets, resume=resume, device=device, told=_tell
+            config,
+            data,
+            run,
+            engine=engine,
+            secrets=secrets,
+            resume=resume,
+            device=device,
+            told=lambda record: _tell(config, record),
         )
         console.print(rounds_table(config, run.read_log()))
     return skipped
 
 
-def _tell(record: dict[str, Any]) -> None:
-    accuracy = record["accuracy"]
+def _tell(config: FederationConfig, record: dict[str, Any]) -> None:
+    task = TASKS[config.task]
+    score = record[task.score_name]
     say(
-        f"round {record['step']}: accuracy {accuracy['mean']:.1f} % ({accuracy['min']:.1f} to {accuracy['max']:.1f}), "
+        f"round {record['step']}: {task.score_words} {score['mean']:.1f} ({score['min']:.1f} to {score['max']:.1f}), "
         f"{record['bytes_up'] / 1e6:.1f} MB up, {record['seconds']:.0f} s"
     )
 
@@ -86,16 +95,33 @@ def rounds_table(config: FederationConfig, records: list[dict[str, Any]]) -> Tab
         records: Lines of ``metrics.jsonl``.
     """
     losses = list(records[-1]["losses"])
-    heads = ("round", "accuracy %", "min", "max", "own mix", *losses, "MB up", "MB down", "seconds")
-    table = Table(*heads, title=f"{config.method}, {config.clients} clients; accuracy on the same test images")
+    task = TASKS[config.task]
+    columns = score_columns(records[-1][task.score_name])
+    heads = ("round", task.score_words, *list(columns)[1:], *losses, "MB up", "MB down", "seconds")
+    table = Table(*heads, title=f"{config.method}, {config.clients} clients; scored on the same test pictures")
     for record in records:
-        accuracy = [record["accuracy"][name] for name in ("mean", "min", "max", "own_distribution")]
         megabytes = [record["bytes_up"] / 1e6, record["bytes_down"] / 1e6]
         table.add_row(
             str(record["step"]),
-            *(f"{value:.1f}" for value in accuracy),
+            *(f"{value:.1f}" for value in score_columns(record[task.score_name]).values()),
             *(f"{record['losses'][name]:.3g}" for name in losses),
             *(f"{value:.1f}" for value in megabytes),
             f"{record['seconds']:.1f}",
         )
     return table
+
+
+def score_columns(score: dict[str, Any]) -> dict[str, float]:
+    """The figures of a score that stand in a table, by their headings; the mean first.
+
+    Args:
+        score: What a task's ``summary`` says.
+    """
+    columns = {name: score[name] for name in ("mean", "min", "max")}
+    if "own_distribution" in score:
+        columns["own mix"] = score["own_distribution"]
+    for size, figures in list(score.get("sizes", {}).items())[1:]:
+        columns[f"{size} px"] = figures["mean"]
+    if "psnr" in score:
+        columns["PSNR, dB"] = score["psnr"]["mean"]
+    return columns

@@ -17,7 +17,7 @@ from veilmark.federation.config import FederationConfig
 from veilmark.federation.engine import InProcess, Rounds, peak_rss_mb
 from veilmark.federation.methods.method import Secrets, ServerView
 from veilmark.federation.samples import write_samples
-from veilmark.federation.tasks.classify import load_classify
+from veilmark.federation.tasks.loading import load_task
 from veilmark.federation.transcript import Transcript, check_room, forecast
 from veilmark.ppidsg.secret import Secret
 from veilmark.run.config import dump
@@ -63,7 +63,7 @@ def run_federation(
     method = config.made_method()
     computes = _flower_device(device) if engine == "flower" else choose_device(device)
     recorded = config.recorded()
-    task, owners, partition, skipped = load_classify(config.data, data, config.clients, config.seed)
+    task, owners, partition, skipped = load_task(config, data)
     server = method.server(ServerView(task, config.clients, config.rounds, config.seed, config.training))
     secret_folder = SecretFolder(secrets or run.path.with_name(run.path.name + ".secrets"))
     side = ClientSide(config, method, task, owners, secret_folder, run.path / "clients", computes)
@@ -107,7 +107,7 @@ def run_federation(
         "engine": engine,
         "device": str(computes),
         "options": method.options.model_dump(mode="json"),
-        "accuracy": records[-1]["accuracy"],
+        task.score_name: records[-1][task.score_name],
         "bytes_up_per_client_round": server.declared().size(),
         "bytes_down_per_client_round": records[-1]["bytes_down"] // config.clients,
         "seconds": round(sum(record["seconds"] for record in records), 3),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
@@ -16,9 +18,12 @@ class Training(BaseModel):
         batch: Examples a step.
         epochs: Passes over a client's examples a round.
         local_steps: Steps a round in place of whole passes; 0 means passes.
-        lr: SGD's learning rate.
+        optimizer: ``sgd``; or ``adamw`` (0.9, 0.99), whose memory of the gradients stays with the client from round to
+            round. The classification methods of PPIDSG's paper take SGD.
+        lr: Its learning rate.
         momentum: SGD's momentum, which starts at nothing in every round.
-        weight_decay: SGD's.
+        weight_decay: The optimiser's.
+        clip: Largest norm of a step's gradient; 0 for no limit.
         decay_after: Rounds after which learning rates fall, in a line, to zero at the end of the run.
     """
 
@@ -26,9 +31,11 @@ class Training(BaseModel):
     batch: int = Field(64, ge=1)
     epochs: int = Field(1, ge=1)
     local_steps: int = Field(0, ge=0)
+    optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: float = Field(0.01, gt=0, le=1)
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(1e-3, ge=0)
+    clip: float = Field(0.0, ge=0)
     decay_after: int = Field(20, ge=0)
 
 
@@ -73,6 +80,24 @@ def sgd(model: nn.Module, training: Training, share: float) -> torch.optim.SGD:
         # One pass over the weights, and no copies of them on the way.
         fused=True,
     )
+
+
+def adamw(model: nn.Module, training: Training) -> torch.optim.AdamW:
+    """AdamW of all weights that learn, at the full rate; see :func:`set_share`."""
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return torch.optim.AdamW(learning, training.lr, betas=(0.9, 0.99), weight_decay=training.weight_decay)
+
+
+def set_share(optimizer: torch.optim.Optimizer, training: Training, share: float) -> None:
+    """Sets the learning rate of a round.
+
+    Args:
+        optimizer: What is set.
+        training: The full rate.
+        share: Share of it, 0 to 1; see :func:`rate`.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = share * training.lr
 
 
 def sgd_weight(steps: int, momentum: float) -> float:

@@ -10,10 +10,13 @@ from veilmark.federation.methods.dpsgd import DPSGD
 from veilmark.federation.methods.etc import EncryptThenCompress
 from veilmark.federation.methods.fedcg import FedCG
 from veilmark.federation.methods.gc import GradientCompression
+from veilmark.federation.methods.hallucinator import Hallucinator
+from veilmark.federation.methods.keyed import Keyed
 from veilmark.federation.methods.local import Local
 from veilmark.federation.methods.method import Method
 from veilmark.federation.methods.none import NoDefence
 from veilmark.federation.methods.ppidsg import PPIDSG
+from veilmark.federation.methods.ppidsg_landmarks import PPIDSGLandmarks
 
 METHODS: dict[str, type[Method[Any]]] = {
     "none": NoDefence,
@@ -25,5 +28,8 @@ METHODS: dict[str, type[Method[Any]]] = {
     "dpsgd": DPSGD,
     "gc": GradientCompression,
     "fedcg": FedCG,
+    "hallucinator": Hallucinator,
+    "keyed": Keyed,
+    "ppidsg-landmarks": PPIDSGLandmarks,
 }
 """Every method."""

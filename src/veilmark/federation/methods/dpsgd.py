@@ -122,7 +122,8 @@ class DPSGDClient(FedAvgClient):
         draws = private_rng(secret, f"dpsgd draws|{round_number}")
         noise = torch.Generator(view.device)
         noise.manual_seed(int(secret.stream(f"dpsgd noise|{round_number}".encode()).take(8).view("<u8")[0]) >> 1)
-        hooked = GradSampleModule(learner.model)
+        # Opacus takes gradients from layers; DHLN has weights that are no layer's, and goes example by example.
+        hooked = GradSampleModule(learner.model) if view.task.name == "classify" else None
         optimizer = DPOptimizer(
             sgd(learner.model, view.training, rate(round_number, view.rounds, view.training.decay_after)),
             noise_multiplier=options.noise,
@@ -135,13 +136,28 @@ class DPSGDClient(FedAvgClient):
                 rows = torch.from_numpy(np.flatnonzero(draws.random(learner.examples) < self.sample_rate))
                 chunks = torch.split(rows, AT_ONCE)
                 for number, chunk in enumerate(chunks):
-                    self._gradients(chunk, rng_for(view.seed, 22, view.number, round_number, step, number))
+                    gradients = self._one_by_one if hooked is None else self._gradients
+                    gradients(chunk, rng_for(view.seed, 22, view.number, round_number, step, number))
                     if number < len(chunks) - 1:
                         optimizer.signal_skip_step()
                     optimizer.step()
                     optimizer.zero_grad()
         finally:
-            hooked.to_standard_module()
+            if hooked is not None:
+                hooked.to_standard_module()
+
+    def _one_by_one(self, rows: Tensor, rng: np.random.Generator) -> None:
+        """The same for any network, at the price of a pass for each example."""
+        parameters = list(self.learner.model.parameters())
+        taken: list[list[Tensor]] = [[] for _ in parameters]
+        for row in rows:
+            loss, _ = self.learner.loss(row[None], rng)
+            slopes = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+            for gathered, slope in zip(taken, slopes, strict=True):
+                gathered.append(slope)
+        for parameter, gathered in zip(parameters, taken, strict=True):
+            empty = parameter.new_zeros((0, *parameter.shape))
+            parameter.grad_sample = torch.stack(gathered) if gathered else empty  # type: ignore[attr-defined]
 
     def _gradients(self, rows: Tensor, rng: np.random.Generator) -> None:
         """Leaves each parameter's gradients by example in ``grad_sample``."""
@@ -170,7 +186,7 @@ class DPSGD(Method[DPSGDOptions]):
 
     summary = "the whole network, trained by noisy SGD within a budget"
     source = "Abadi et al. 2016, arXiv 1607.00133"
-    tasks = ("classify",)
+    tasks = ("classify", "landmarks")
     model = DPSGDOptions
 
     def client(self, view: ClientView) -> Client:
@@ -195,5 +211,6 @@ def _check_size(network: nn.Module) -> None:
     if count > LARGEST_NETWORK:
         raise ConfigError(
             f"method dpsgd: the network has {count:,} parameters, and a gradient is kept for each example; at most "
-            f"{LARGEST_NETWORK:,} fit. Take a smaller head: --set 'data.head_widths=[128, 64]'"
+            f"{LARGEST_NETWORK:,} fit. Take a smaller head: --set 'data.head_widths=[128, 64]'; or narrower streams: "
+            "--set 'data.network.structure_widths=[48, 64]'"
         )

@@ -10,10 +10,13 @@ from torch import Tensor, nn
 from veilmark.federation.messages import Declared, Update
 from veilmark.federation.methods.method import Client, ClientView, Server
 from veilmark.federation.tasks.task import Learner
-from veilmark.run.checkpoints import Tensors
+from veilmark.run.checkpoints import Tensors, pack_optimizer, unpack_optimizer
 from veilmark.run.errors import ConfigError
-from veilmark.run.local_training import Training, batches, rate, sgd
+from veilmark.run.local_training import Training, adamw, batches, rate, set_share, sgd
 from veilmark.run.seeds import rng_for
+
+_OPTIMIZER = "optimizer."
+"""How the names of the optimiser's tensors begin in a client's memory."""
 
 
 def chosen_tensors(network: nn.Module, prefixes: tuple[str, ...]) -> list[str]:
@@ -48,9 +51,15 @@ def weighted_mean(updates: Mapping[int, Update]) -> Tensors:
 
 
 def train_locally(
-    learner: Learner, training: Training, rounds: int, seed: int, number: int, round_number: int
+    learner: Learner,
+    training: Training,
+    rounds: int,
+    seed: int,
+    number: int,
+    round_number: int,
+    lasting: torch.optim.Optimizer | None = None,
 ) -> dict[str, float]:
-    """A round of plain SGD on the learner's own examples.
+    """A round of plain training on the learner's own examples.
 
     Args:
         learner: Network and examples; its network is changed.
@@ -59,17 +68,22 @@ def train_locally(
         seed: The run's seed.
         number: The client's number.
         round_number: From 0.
+        lasting: An optimiser that remembers the rounds before; SGD of this round alone by default.
 
     Returns:
         Means of the learner's figures over the examples that were seen.
     """
-    optimizer = sgd(learner.model, training, rate(round_number, rounds, training.decay_after))
+    share = rate(round_number, rounds, training.decay_after)
+    optimizer = lasting or sgd(learner.model, training, share)
+    set_share(optimizer, training, share)
     sums: dict[str, float] = {}
     seen = 0
     for step, rows in enumerate(batches(learner.examples, training, seed, number, round_number)):
         optimizer.zero_grad(set_to_none=True)
         loss, figures = learner.loss(rows, rng_for(seed, 22, number, round_number, step))
         loss.backward()  # type: ignore[no-untyped-call]
+        if training.clip:
+            nn.utils.clip_grad_norm_(learner.model.parameters(), training.clip)
         optimizer.step()
         seen += len(rows)
         for name, value in figures.items():
@@ -90,12 +104,15 @@ class FedAvgClient(Client):
 
     def __init__(self, view: ClientView, learner: Learner, shared: list[str]) -> None:
         self.view, self.learner, self.shared = view, learner, shared
+        self.lasting = adamw(learner.model, view.training) if view.training.optimizer == "adamw" else None
 
     def train_round(self, broadcast: Tensors, round_number: int) -> Update:
         """Plain local training from the global share."""
         view = self.view
         self._take(broadcast)
-        figures = train_locally(self.learner, view.training, view.rounds, view.seed, view.number, round_number)
+        figures = train_locally(
+            self.learner, view.training, view.rounds, view.seed, view.number, round_number, self.lasting
+        )
         own = self.learner.model.state_dict()
         trained = {name: own[name].clone().cpu() for name in self.shared}
         return Update(self.protect(broadcast, trained, round_number), figures, self.learner.examples)
@@ -119,12 +136,22 @@ class FedAvgClient(Client):
         self.learner.model.load_state_dict(broadcast, strict=False)
 
     def state(self) -> Tensors:
-        """Tensors that do not travel."""
-        return {name: value for name, value in self.learner.model.state_dict().items() if name not in set(self.shared)}
+        """Tensors that do not travel, and the memory of an optimiser that lasts."""
+        shared = set(self.shared)
+        own = {name: value for name, value in self.learner.model.state_dict().items() if name not in shared}
+        return own | self._memory()
+
+    def _memory(self) -> Tensors:
+        if self.lasting is None:
+            return {}
+        return {f"{_OPTIMIZER}{name}": value for name, value in pack_optimizer(self.lasting).items()}
 
     def load_state(self, tensors: Tensors) -> None:
         """Puts them back."""
         self.learner.model.load_state_dict(tensors, strict=False)
+        if self.lasting is not None:
+            memory = {k.removeprefix(_OPTIMIZER): v for k, v in tensors.items() if k.startswith(_OPTIMIZER)}
+            unpack_optimizer(self.lasting, memory)
 
 
 class FedAvgServer(Server):

@@ -22,6 +22,9 @@ VALUES, INDICES = ".values", ".indices"
 """How the names of the two tensors end that a sparse one travels as."""
 
 
+_LEFT = "left."
+
+
 class GCOptions(BaseModel):
     """Options of ``gc``.
 
@@ -89,12 +92,13 @@ class SparseClient(FedAvgClient):
         return sent
 
     def state(self) -> Tensors:
-        """What was left out, where that is kept."""
-        return self.left
+        """What was left out, where that is kept, and the memory of an optimiser that lasts."""
+        return {f"{_LEFT}{name}": value for name, value in self.left.items()} | super().state()
 
     def load_state(self, tensors: Tensors) -> None:
         """Puts it back."""
-        self.left = dict(tensors)
+        super().load_state(tensors)
+        self.left = {k.removeprefix(_LEFT): v for k, v in tensors.items() if k.startswith(_LEFT)}
 
 
 class SparseServer(FedAvgServer):
@@ -143,7 +147,7 @@ class GradientCompression(Method[GCOptions]):
 
     summary = "the largest part of the whole network's update"
     source = "Lin et al. 2018, arXiv 1712.01887; Zhu, Liu and Han 2019, arXiv 1906.08935"
-    tasks = ("classify",)
+    tasks = ("classify", "landmarks")
     model = GCOptions
 
     def client(self, view: ClientView) -> Client:

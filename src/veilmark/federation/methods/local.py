@@ -40,7 +40,7 @@ class Local(Method[NoOptions]):
 
     summary = "nothing"
     source = "the floor of every comparison"
-    tasks = ("classify",)
+    tasks = ("classify", "landmarks")
 
     @property
     def personal(self) -> bool:

@@ -25,7 +25,7 @@ class NoDefence(Method[NoneOptions]):
 
     summary = "the whole network, in the clear"
     source = "McMahan et al. 2017, arXiv 1602.05629"
-    tasks = ("classify",)
+    tasks = ("classify", "landmarks")
     model = NoneOptions
 
     @property

@@ -126,6 +126,8 @@ class Classify(Task):
 
     name = "classify"
     metrics = ("loss", "accuracy")
+    score_name = "accuracy"
+    score_words = "accuracy, %"
 
     def __init__(self, config: ClassifyConfig, classes: tuple[str, ...], channels: int, side: int, test: Data) -> None:
         self.config, self.classes, self.channels, self.side, self.test = config, classes, channels, side, test

@@ -70,6 +70,11 @@ class Task(ABC):
     name: ClassVar[str]
     metrics: ClassVar[tuple[str, ...]]
     """Names of the figures of :meth:`Learner.loss`."""
+    score_name: ClassVar[str]
+    """What :meth:`summary` measures, as it stands in ``metrics.jsonl`` and ``summary.json``."""
+    score_words: ClassVar[str]
+    """The same with its unit, for people."""
+    less_is_better: ClassVar[bool] = False
     test_inputs: Tensor
     """Public test inputs ``(n, c, s, s)`` uint8, untouched."""
 

@@ -1,0 +1,51 @@
+"""Only the image generator of DHLN travels: its detail stream, which learns from faces with and without labels.
+
+Structure stream and heatmap heads, which say where landmarks are, stay with the client. A client without labels teaches
+the hallucination and never gets a detector of its own.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+from veilmark.federation.methods.fedavg import FedAvgClient, FedAvgServer, chosen_tensors
+from veilmark.federation.methods.method import Client, ClientView, Method, Server, ServerView
+
+
+class HallucinatorOptions(BaseModel):
+    """Options of ``hallucinator``.
+
+    Attributes:
+        share: How the names of the tensors begin that travel. ``inform``, through which the structure stream reads
+            detail features, is left out by default: it speaks the language of the client's own structure stream.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    share: tuple[str, ...] = ("detail", "paint", "finish", "guide")
+
+
+class Hallucinator(Method[HallucinatorOptions]):
+    """FedAvg of DHLN's detail stream."""
+
+    summary = "the stream that hallucinates faces"
+    source = "Veilmark; averaging after McMahan et al. 2017, arXiv 1602.05629"
+    tasks = ("landmarks",)
+    model = HallucinatorOptions
+
+    @property
+    def personal(self) -> bool:
+        """Every client has a structure stream of its own."""
+        return True
+
+    def client(self, view: ClientView) -> Client:
+        """A client that trains all of DHLN and sends the detail stream."""
+        learner = view.learner()
+        return FedAvgClient(view, learner, chosen_tensors(learner.model, self.options.share))
+
+    def server(self, view: ServerView) -> Server:
+        """A server that averages detail streams."""
+        network = view.task.network(view.seed)
+        weights = network.state_dict()
+        return FedAvgServer(
+            {name: weights[name] for name in chosen_tensors(network, self.options.share)}, view.task.metrics
+        )

@@ -1,0 +1,215 @@
+"""PPIDSG to the letter, for landmarks: G carries a small face towards the scrambled image of the sharp one.
+
+A local detector (structure stream: the extractor; heatmap heads: the classifier) reads what G makes, and the class loss
+of G is the loss of landmarks. Only G travels. Block permutation is the step of the cipher that moves places, and
+landmarks are places: ``without: [permute]`` leaves it out.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from torch import Tensor, nn
+
+from veilmark.federation.generated_detector import GeneratedDetector
+from veilmark.federation.messages import Update
+from veilmark.federation.methods.fedavg import FedAvgServer, chosen_tensors
+from veilmark.federation.methods.keyed import generated_detector, landmarks_task, start_detector
+from veilmark.federation.methods.method import Client, ClientView, Method, Server, ServerView
+from veilmark.ppidsg.cipher import BLOCKS, STEPS, Cipher
+from veilmark.ppidsg.client_training import frozen, to_bytes, to_unit
+from veilmark.ppidsg.losses import adversarial_loss, discriminator_loss, semantic_loss
+from veilmark.ppidsg.networks import Discriminator
+from veilmark.run.checkpoints import Tensors, pack_optimizer, unpack_optimizer
+from veilmark.run.errors import ConfigError
+from veilmark.run.local_training import adamw, batches, rate, set_share
+from veilmark.run.seeds import rng_for
+from veilmark.sht.losses import Batch
+
+_PARTS = ("generator", "discriminator", "detector")
+
+
+class PPIDSGLandmarksOptions(BaseModel):
+    """Options of ``ppidsg-landmarks``.
+
+    Attributes:
+        blocks: Residual blocks of G.
+        start: Where detectors start: ``key``, the common secret; ``own``, a secret of each client.
+        detector: ``restart``: learns, and starts anew every round, as the paper's classifier. ``kept``: learns from
+            round to round. ``fixed``: stays at its start.
+        generator_steps: Steps of G for each of the others.
+        semantic: Weight of the distance of G(x) to the scrambled face.
+        heatmaps: Weight of the loss of landmarks in G's.
+        block: Side of the cipher's blocks in pixels.
+        without: Steps of the cipher that are left out.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    blocks: int = Field(3, ge=1)
+    start: Literal["key", "own"] = "key"
+    detector: Literal["restart", "kept", "fixed"] = "restart"
+    generator_steps: int = Field(2, ge=1)
+    semantic: float = Field(1.0, ge=0)
+    heatmaps: float = Field(2.0, ge=0)
+    block: int = 4
+    without: tuple[str, ...] = ()
+
+    @field_validator("block")
+    @classmethod
+    def _block(cls, block: int) -> int:
+        if block not in BLOCKS:
+            raise ValueError(f"allowed: {', '.join(map(str, BLOCKS))}")
+        return block
+
+    @field_validator("without")
+    @classmethod
+    def _steps(cls, without: tuple[str, ...]) -> tuple[str, ...]:
+        for step in without:
+            if step not in STEPS:
+                raise ValueError(f"{step!r} is no step of the cipher; known: {', '.join(STEPS)}")
+        return without
+
+
+class PPIDSGLandmarksClient(Client):
+    """G, D and a detector, trained in turns.
+
+    Args:
+        view: What the client knows.
+        options: How it trains.
+    """
+
+    def __init__(self, view: ClientView, options: PPIDSGLandmarksOptions) -> None:
+        task = landmarks_task(view.task, "ppidsg-landmarks")
+        self.view, self.options = view, options
+        self.network: GeneratedDetector = generated_detector(task, options.blocks, view.seed)
+        own = view.secrets.federation if options.start == "key" else view.secrets.own
+        self.secret = own.derive(b"key")
+        start_detector(self.network, self.secret, options.detector == "fixed")
+        self.discriminator = task.seeded(lambda: Discriminator(3), view.seed).to(view.device)
+        steps = [step for step in STEPS if step not in options.without]
+        self.cipher = Cipher(view.secrets.federation.derive(b"cipher"), options.block, steps)
+        self.learner = task.learner_of(self.network, view.data, view.seed, view.number).to(view.device)
+        networks: dict[str, nn.Module] = {
+            "generator": self.network.generator,
+            "detector": self.network.detector,
+            "discriminator": self.discriminator,
+        }
+        self.networks = networks
+        self.optimizers = {name: adamw(network, view.training) for name, network in networks.items()}
+
+    def train_round(self, broadcast: Tensors, round_number: int) -> Update:
+        """G, the detector and D in turns; G is sent."""
+        view, options = self.view, self.options
+        self._take(broadcast)
+        if options.detector == "restart":
+            start_detector(self.network, self.secret, fixed=False)
+            self.optimizers["detector"] = adamw(self.network.detector, view.training)
+        share = rate(round_number, view.rounds, view.training.decay_after)
+        for optimizer in self.optimizers.values():
+            set_share(optimizer, view.training, share)
+        sums: dict[str, float] = {}
+        steps = batches(self.learner.examples, view.training, view.seed, view.number, round_number)
+        for step, rows in enumerate(steps):
+            batch = self.learner.batch(rows, rng_for(view.seed, 22, view.number, round_number, step))
+            for name, value in self._step(batch).items():
+                sums[name] = sums.get(name, 0.0) + value
+        figures = {name: value / len(steps) for name, value in sums.items()}
+        weights = self.network.state_dict()
+        shared = {name: weights[name].clone().cpu() for name in chosen_tensors(self.network, ("generator",))}
+        return Update(shared, figures, self.learner.examples)
+
+    def _step(self, batch: Batch) -> dict[str, float]:
+        options, network, criterion = self.options, self.network, self.learner.criterion
+        # The cipher works on bytes; what is scrambled is the sharp face that DHLN would hallucinate.
+        scrambled = to_unit(self.cipher.scramble(to_bytes(2 * batch.target - 1).cpu())).to(batch.target.device)
+        for _ in range(options.generator_steps):
+            with frozen(self.discriminator, network.detector):
+                made = network.generator(batch.grid)
+                losses = {
+                    "adversarial": adversarial_loss(self.discriminator(2 * made - 1)),
+                    "semantic": semantic_loss(2 * made - 1, scrambled),
+                    "landmarks": criterion(network.detector(made), batch).total,
+                }
+                total = losses["adversarial"] + options.semantic * losses["semantic"]
+                self._move("generator", total + options.heatmaps * losses["landmarks"])
+        made = made.detach()
+        if options.detector != "fixed":
+            losses["detector"] = criterion(network.detector(made), batch).total
+            self._move("detector", losses["detector"])
+        verdicts = self.discriminator(torch.cat([scrambled, 2 * made - 1]))
+        losses["discriminator"] = discriminator_loss(*verdicts.chunk(2))
+        self._move("discriminator", losses["discriminator"])
+        return {name: float(value.detach()) for name, value in losses.items()}
+
+    def _move(self, name: str, loss: Tensor) -> None:
+        optimizer, network = self.optimizers[name], self.networks[name]
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.view.training.clip:
+            nn.utils.clip_grad_norm_(network.parameters(), self.view.training.clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    def _take(self, broadcast: Tensors) -> None:
+        self.network.load_state_dict(broadcast, strict=False)
+
+    def predict(self, broadcast: Tensors, inputs: Tensor) -> Tensor:
+        """Landmarks by the global G and the client's own detector."""
+        self._take(broadcast)
+        return self.learner.predict(inputs)
+
+    def state(self) -> Tensors:
+        """Detector, D, and the optimisers."""
+        kept = {f"detector.{name}": value for name, value in self.network.detector.state_dict().items()}
+        kept |= {f"discriminator.{name}": value for name, value in self.discriminator.state_dict().items()}
+        for part, optimizer in self.optimizers.items():
+            kept |= {f"optimizer.{part}.{name}": value for name, value in pack_optimizer(optimizer).items()}
+        return kept
+
+    def load_state(self, tensors: Tensors) -> None:
+        """Goes on from :meth:`state`."""
+
+        def below(prefix: str) -> Tensors:
+            return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+        self.network.detector.load_state_dict(below("detector."))
+        self.discriminator.load_state_dict(below("discriminator."))
+        for part, optimizer in self.optimizers.items():
+            unpack_optimizer(optimizer, below(f"optimizer.{part}."))
+
+
+class PPIDSGLandmarks(Method[PPIDSGLandmarksOptions]):
+    """Image distribution sharing, for landmarks."""
+
+    summary = "the generator only"
+    source = "after Ma, Yao and Xu 2024, arXiv 2312.10380"
+    tasks = ("landmarks",)
+    model = PPIDSGLandmarksOptions
+
+    @property
+    def personal(self) -> bool:
+        """Every client has a detector of its own."""
+        return True
+
+    def client(self, view: ClientView) -> Client:
+        """A client with all networks."""
+        return PPIDSGLandmarksClient(view, self.options)
+
+    def server(self, view: ServerView) -> Server:
+        """A server that averages generators.
+
+        Raises:
+            ConfigError: If faces are no whole number of the cipher's blocks.
+        """
+        task, options = landmarks_task(view.task, "ppidsg-landmarks"), self.options
+        side = task.config.network.size
+        if side % options.block:
+            raise ConfigError(f"faces of {side} px are no whole number of blocks of {options.block}; use another block")
+        network = generated_detector(task, options.blocks, view.seed)
+        weights = network.state_dict()
+        metrics = ["adversarial", "semantic", "landmarks", "discriminator"]
+        if options.detector != "fixed":
+            metrics.append("detector")
+        return FedAvgServer({name: weights[name] for name in chosen_tensors(network, ("generator",))}, tuple(metrics))
