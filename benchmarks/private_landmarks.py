@@ -4,7 +4,7 @@
     python benchmarks/private_landmarks.py --print                    # tables of the finished cells, and the coverage
 
 ``--data`` is a folder in the ``ytf68`` layout. The split ``train`` (250 people) is dealt to 10 clients of 25 people or
-to 25 of 10, with the labels of all clients, or of half of them. Scored on the split ``report`` (24 other people): NME at
+to 25 of 10, with the labels of all clients, or of half. Scored on the split ``report`` (24 other people): NME at
 16, 32 and 128 px, PSNR of the face hallucinated from 16 px at 64 px. Intervals are over those people, by bootstrap, of
 the mean over clients. A finished cell is one JSON in ``benchmarks/results/private_landmarks/``. A cell that is cut off
 goes on from its last finished round. Start the command once per core: cells in work are left to the others.
