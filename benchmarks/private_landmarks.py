@@ -52,7 +52,12 @@ PROTOCOL: dict[str, Any] = {
 }
 
 PARTS = {"10 x 25": {"clients": 10, "data.people": 25}, "25 x 10": {"clients": 25, "data.people": 10}}
-LABELS = {"all": {}, "half": {"data.labelled": 0.5}}
+LABELS: dict[str, dict[str, Any]] = {
+    "all": {},
+    "half": {"data.labelled": 0.5},
+    "half, all train": {"data.labelled": 0.5, "data.unlabelled": "all"},
+}
+"""Who has labels; in the last, clients without any train the detector too."""
 
 KEYED = {"method": "keyed"}
 METHODS: dict[str, dict[str, Any]] = {
@@ -122,7 +127,7 @@ def grid(seeds: int) -> list[Cell]:
         for seed in range(seeds)
         for part, labels in (("10 x 25", "all"), ("10 x 25", "half"), ("25 x 10", "all"), ("25 x 10", "half"))
         for name in METHODS
-    ]
+    ] + [Cell("10 x 25", "half, all train", name, 0) for name in ("none", "local", "hallucinator", "keyed")]
 
 
 def play_cell(cell: Cell, data: Path, device: torch.device) -> dict[str, Any]:

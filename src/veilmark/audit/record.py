@@ -131,6 +131,8 @@ def read_record(path: Path) -> Record:
     transcript = Transcript(path)
     files = transcript.verify()
     manifest = _manifest(transcript.path / "manifest.json")
+    if manifest.config.get("task") == "landmarks":
+        raise TranscriptError(f"{path} is of a federation that learned landmarks; audits are of the task classify")
     try:
         config = FederationConfig.model_validate(manifest.config)
         method = config.made_method()

@@ -6,7 +6,7 @@ models below are those files; whoever writes one may validate it against them.
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, JsonValue
 
 
 class Weights(BaseModel):
@@ -107,17 +107,29 @@ class Evaluation(BaseModel):
     published: list[PublishedScore] = []
 
 
-class Accuracy(BaseModel):
-    """Accuracy of a federation's clients on the same test pictures, in percent.
-
-    ``own_distribution`` weighs classes as each client has them, and is the mean of that over clients.
-    """
+class Spread(BaseModel):
+    """A figure over clients."""
 
     mean: float
     min: float
     max: float
+
+
+class Score(Spread):
+    """What a federation's clients reach on the same test pictures, in percent: accuracy, or NME at the smallest size.
+
+    ``own_distribution``, of accuracy, weighs classes as each client has them, and is the mean of that over clients.
+    Landmarks have NME by face size, PSNR in dB of hallucinated faces, and NME of the clients without labels.
+    """
+
     per_client: list[float]
-    own_distribution: float
+    own_distribution: float | None = None
+    sizes: dict[str, Spread] = {}
+    psnr: Spread | None = None
+    unlabelled: Spread | None = None
+
+
+_SCORE = AliasChoices("accuracy", "nme")
 
 
 class FederationRound(BaseModel):
@@ -125,7 +137,7 @@ class FederationRound(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
     step: int
-    accuracy: Accuracy
+    score: Score = Field(validation_alias=_SCORE)
     losses: dict[str, float]
     bytes_up: int
     bytes_down: int
@@ -148,7 +160,7 @@ class FederationSummary(BaseModel):
     seed: int
     engine: str
     options: dict[str, JsonValue]
-    accuracy: Accuracy
+    score: Score = Field(validation_alias=_SCORE)
     bytes_up_per_client_round: int
     bytes_down_per_client_round: int
     seconds: float

@@ -12,10 +12,16 @@ from pydantic import ValidationError
 from rich.table import Table
 
 from veilmark.report import FederationRound, FederationSummary
-from veilmark.report.federation_plots import plot_accuracy, plot_cost, plot_losses, plot_partition
+from veilmark.report.federation_plots import SCORES, plot_cost, plot_losses, plot_partition, plot_score
 from veilmark.report.html import read_metrics, read_record, read_text, write_page
 from veilmark.run.errors import DataError
 from veilmark.run.folder import write_json
+
+_OWNED = {
+    "classify": "Pictures: client by class",
+    "landmarks": "People and frames of each client",
+}
+"""Titles of the chart of the partition, by task."""
 
 _SAME = ("task", "dataset", "partition", "alpha", "clients", "rounds", "seed", "test_images")
 """What runs must share for their figures to be compared."""
@@ -23,7 +29,7 @@ _SAME = ("task", "dataset", "partition", "alpha", "clients", "rounds", "seed", "
 
 @dataclass(frozen=True)
 class ComparedRun:
-    """A run's row in a comparison; accuracy in percent, megabytes of one client and round.
+    """A run's row in a comparison; accuracy or NME in percent, megabytes of one client and round.
 
     Attributes:
         name: The run folder's name.
@@ -34,10 +40,10 @@ class ComparedRun:
         clients: How many owners.
         rounds: How many rounds.
         seed: The run's seed.
-        mean: Mean accuracy of the clients.
+        mean: Mean score of the clients.
         min: That of the worst.
         max: That of the best.
-        own_distribution: Mean accuracy on the clients' own mixes of classes.
+        own_distribution: Mean accuracy on the clients' own mixes of classes; None for landmarks.
         megabytes_up: What a client sends in a round.
         seconds: Of the whole run.
         peak_rss_mb: Largest resident memory.
@@ -54,7 +60,7 @@ class ComparedRun:
     mean: float
     min: float
     max: float
-    own_distribution: float
+    own_distribution: float | None
     megabytes_up: float
     seconds: float
     peak_rss_mb: float
@@ -62,10 +68,11 @@ class ComparedRun:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs side by side, and in which words they cannot be compared."""
+    """Runs side by side, the task of the first, and in which words they cannot be compared."""
 
     rows: list[ComparedRun]
     warnings: list[str]
+    task: str = "classify"
 
 
 def write_federation_report(run: Path) -> Path:
@@ -81,16 +88,20 @@ def write_federation_report(run: Path) -> Path:
         DataError: If a file is missing, unreadable or lacks a value; the message names it.
     """
     summary, rounds = read_record(run / "summary.json", FederationSummary), _rounds(run)
-    charts = {"accuracy": plot_accuracy({summary.method: rounds}, run / "accuracy.png").name}
+    words = SCORES[summary.task]
+    charts = {"score": plot_score({summary.method: rounds}, words, run / "score.png").name}
     if losses := plot_losses(rounds, run / "losses.png"):
         charts["losses"] = losses.name
-    charts["partition"] = plot_partition(summary.counts, summary.classes, run / "partition.png").name
+    charts["partition"] = plot_partition(
+        summary.counts, summary.classes, _OWNED[summary.task], run / "partition.png"
+    ).name
     return write_page(
         run,
         "federation.html.j2",
         name=run.resolve().name,
         summary=summary,
         rounds=rounds,
+        words=words,
         charts=charts,
         samples=(run / "samples.png").exists(),
         config=read_text(run / "config.yaml") if (run / "config.yaml").exists() else None,
@@ -123,17 +134,17 @@ def compare_runs(runs: Sequence[Path]) -> Comparison:
             summary.clients,
             summary.rounds,
             summary.seed,
-            summary.accuracy.mean,
-            summary.accuracy.min,
-            summary.accuracy.max,
-            summary.accuracy.own_distribution,
+            summary.score.mean,
+            summary.score.min,
+            summary.score.max,
+            summary.score.own_distribution,
             summary.bytes_up_per_client_round / 1e6,
             summary.seconds,
             summary.peak_rss_mb,
         )
         for run, summary in summaries.items()
     ]
-    return Comparison(rows, warnings)
+    return Comparison(rows, warnings, next(iter(summaries.values())).task)
 
 
 def write_comparison(runs: Sequence[Path], out: Path) -> Path:
@@ -152,20 +163,23 @@ def write_comparison(runs: Sequence[Path], out: Path) -> Path:
     comparison = compare_runs(runs)
     out.mkdir(parents=True, exist_ok=True)
     labels = _labels(comparison.rows)
-    plot_accuracy(dict(zip(labels, map(_rounds, map(Path, runs)), strict=True)), out / "accuracy.png")
+    words = SCORES[comparison.task]
+    plot_score(dict(zip(labels, map(_rounds, map(Path, runs)), strict=True)), words, out / "score.png")
     points = {label: (row.megabytes_up, row.mean) for label, row in zip(labels, comparison.rows, strict=True)}
-    plot_cost(points, out / "cost.png")
+    plot_cost(points, words, out / "cost.png")
     write_json(out / "comparison.json", asdict(comparison))
-    return write_page(out, "comparison.html.j2", labels=labels, comparison=comparison)
+    return write_page(out, "comparison.html.j2", labels=labels, comparison=comparison, words=words)
 
 
 def comparison_table(comparison: Comparison) -> Table:
     """A comparison for the terminal."""
-    heads = ("run", "method", "options", "accuracy %", "min", "max", "own mix", "MB up", "seconds", "peak MB")
-    table = Table(*heads, title="accuracy of the clients on the same test images; MB of one client and round")
+    short = SCORES[comparison.task].short
+    heads = ("run", "method", "options", short, "min", "max", "own mix", "MB up", "seconds", "peak MB")
+    table = Table(*heads, title="the clients on the same test pictures; MB of one client and round")
     for row in comparison.rows:
         figures = (row.mean, row.min, row.max, row.own_distribution, row.megabytes_up, row.seconds, row.peak_rss_mb)
-        table.add_row(row.name, row.method, row.options, *(f"{figure:.1f}" for figure in figures))
+        shown = ("" if figure is None else f"{figure:.1f}" for figure in figures)
+        table.add_row(row.name, row.method, row.options, *shown)
     return table
 
 

@@ -1,11 +1,14 @@
-"""The charts of a federation: accuracy by round, losses, who owns what, and what accuracy costs."""
+"""The charts of a federation: score by round, losses, who owns what, and what a score costs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from veilmark.report import FederationRound
@@ -14,39 +17,62 @@ from veilmark.report.plots import COLOURS, INK, LEGEND, MARKERS, TEXT, new_axes,
 _KILOBYTE = 1e-3
 
 
-def plot_accuracy(runs: Mapping[str, Sequence[FederationRound]], path: Path) -> Path:
-    """Mean accuracy of the clients by round, with a band from the worst to the best of them.
+@dataclass(frozen=True)
+class ScoreWords:
+    """How a task's score is spoken of.
+
+    Attributes:
+        short: For a table's head, with its unit.
+        title: For a chart.
+        best: What the best client has: the most or the least.
+    """
+
+    short: str
+    title: str
+    best: Literal["most", "least"]
+
+
+SCORES = {
+    "classify": ScoreWords("accuracy, %", "Accuracy on the test pictures, %", "most"),
+    "landmarks": ScoreWords("NME at 16 px, %", "NME at 16 px on other people, %", "least"),
+}
+"""By task."""
+
+
+def plot_score(runs: Mapping[str, Sequence[FederationRound]], words: ScoreWords, path: Path) -> Path:
+    """Mean score of the clients by round, with a band from the worst to the best of them.
 
     Args:
         runs: Label to the rounds.
+        words: What is scored.
         path: PNG to write.
 
     Returns:
         ``path``.
     """
     figure = new_figure()
-    axes = new_axes(figure, 0, 1, "Accuracy on the test pictures, %", "round")
+    axes = new_axes(figure, 0, 1, words.title, "round")
     for i, (label, rounds) in enumerate(runs.items()):
         steps = [record.step for record in rounds]
         colour = COLOURS[i % len(COLOURS)]
         axes.fill_between(
             steps,
-            [record.accuracy.min for record in rounds],
-            [record.accuracy.max for record in rounds],
+            [record.score.min for record in rounds],
+            [record.score.max for record in rounds],
             color=colour,
             alpha=0.15,
             linewidth=0,
         )
         axes.plot(
             steps,
-            [record.accuracy.mean for record in rounds],
+            [record.score.mean for record in rounds],
             color=colour,
             marker=MARKERS[i % len(MARKERS)],
             markersize=6,
             linewidth=2.2,
             label=label,
         )
-    axes.set_ylim(0, 100)
+    _limit(axes, words)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     if len(runs) > 1:
         figure.legend(loc="outside lower center", ncols=2, **LEGEND)
@@ -83,12 +109,13 @@ def plot_losses(rounds: Sequence[FederationRound], path: Path) -> Path | None:
     return save_figure(figure, path)
 
 
-def plot_partition(counts: Sequence[Sequence[int]], classes: Sequence[str], path: Path) -> Path:
+def plot_partition(counts: Sequence[Sequence[int]], classes: Sequence[str], title: str, path: Path) -> Path:
     """Who owns what: a row a client, a column a class, the number of pictures in each field.
 
     Args:
         counts: ``(clients, classes)``.
         classes: Names of the classes.
+        title: Of the chart.
         path: PNG to write.
 
     Returns:
@@ -97,7 +124,7 @@ def plot_partition(counts: Sequence[Sequence[int]], classes: Sequence[str], path
     table = np.asarray(counts)
     figure = new_figure()
     figure.set_figheight(1.2 + 0.32 * len(table))
-    axes = new_axes(figure, 0, 1, "Pictures: client by class", "")
+    axes = new_axes(figure, 0, 1, title, "")
     axes.imshow(table, cmap="Blues", vmin=0, vmax=max(1, int(table.max())), aspect="auto")
     axes.grid(visible=False)
     axes.set_yticks(range(len(table)), [str(number) for number in range(len(table))])
@@ -112,22 +139,28 @@ def plot_partition(counts: Sequence[Sequence[int]], classes: Sequence[str], path
     return save_figure(figure, path)
 
 
-def plot_cost(points: Mapping[str, tuple[float, float]], path: Path) -> Path:
-    """Accuracy against what a client sends in a round.
+def _limit(axes: Axes, words: ScoreWords) -> None:
+    """Percentages of right answers end at 100; errors begin at 0 and end where they end."""
+    axes.set_ylim(0, 100 if words.best == "most" else None)
+
+
+def plot_cost(points: Mapping[str, tuple[float, float]], words: ScoreWords, path: Path) -> Path:
+    """Score against what a client sends in a round.
 
     Args:
-        points: Label to (megabytes a client and round, accuracy in percent).
+        points: Label to (megabytes a client and round, score in percent).
+        words: What is scored.
         path: PNG to write.
 
     Returns:
         ``path``.
     """
     figure = new_figure()
-    axes = new_axes(figure, 0, 1, "Accuracy, %, against what is sent", "MB up per client and round")
-    for i, (label, (megabytes, accuracy)) in enumerate(points.items()):
+    axes = new_axes(figure, 0, 1, f"{words.short}, against what is sent", "MB up per client and round")
+    for i, (label, (megabytes, score)) in enumerate(points.items()):
         axes.plot(
             max(megabytes, _KILOBYTE),
-            accuracy,
+            score,
             linestyle="none",
             color=COLOURS[i % len(COLOURS)],
             marker=MARKERS[i % len(MARKERS)],
@@ -135,6 +168,6 @@ def plot_cost(points: Mapping[str, tuple[float, float]], path: Path) -> Path:
             label=label if megabytes else f"{label} (nothing sent)",
         )
     axes.set_xscale("log")
-    axes.set_ylim(0, 100)
+    _limit(axes, words)
     figure.legend(loc="outside lower center", ncols=2, **LEGEND)
     return save_figure(figure, path)

@@ -148,7 +148,7 @@ class DPSGDClient(FedAvgClient):
 
     def _one_by_one(self, rows: Tensor, rng: np.random.Generator) -> None:
         """The same for any network, at the price of a pass for each example."""
-        parameters = list(self.learner.model.parameters())
+        parameters = [parameter for parameter in self.learner.model.parameters() if parameter.requires_grad]
         taken: list[list[Tensor]] = [[] for _ in parameters]
         for row in rows:
             loss, _ = self.learner.loss(row[None], rng)

@@ -132,6 +132,11 @@ class FedAvgClient(Client):
         self._take(broadcast)
         return self.learner.predict(inputs)
 
+    def views(self, broadcast: Tensors, inputs: Tensor) -> dict[str, Tensor]:
+        """What the network with the global share makes of inputs."""
+        self._take(broadcast)
+        return self.learner.views(inputs)
+
     def _take(self, broadcast: Tensors) -> None:
         self.learner.model.load_state_dict(broadcast, strict=False)
 

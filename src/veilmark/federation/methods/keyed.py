@@ -87,9 +87,9 @@ class KeyedClient(FedAvgClient):
         own = view.secrets.federation if options.start == "key" else view.secrets.own
         self.secret = own.derive(b"key")
         start_detector(self.network, self.secret, options.detector == "fixed")
+        learner = task.learner_of(self.network, view.data, view.seed, view.number).to(view.device)
         if options.detector == "fixed":
             self.network.detector.requires_grad_(False)
-        learner = task.learner_of(self.network, view.data, view.seed, view.number).to(view.device)
         super().__init__(view, learner, chosen_tensors(self.network, options.share) if options.share else [])
 
     def train_round(self, broadcast: Tensors, round_number: int) -> Update:

@@ -160,6 +160,11 @@ class PPIDSGLandmarksClient(Client):
         self._take(broadcast)
         return self.learner.predict(inputs)
 
+    def views(self, broadcast: Tensors, inputs: Tensor) -> dict[str, Tensor]:
+        """The scrambled face that G imitates, what G sees, and what it makes."""
+        self._take(broadcast)
+        return {"scramble(x)": self.cipher.scramble(inputs), **self.learner.views(inputs)}
+
     def state(self) -> Tensors:
         """Detector, D, and the optimisers."""
         kept = {f"detector.{name}": value for name, value in self.network.detector.state_dict().items()}

@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -44,6 +45,9 @@ SIZES = (16, 32, 128)
 
 ROOM = 1.5
 """Side of what a client keeps of a picture over the side of the crop: room for augmented crops."""
+
+GENERATING = ("detail", "paint", "finish", "guide", "generator")
+"""How the names of the tensors begin that faces without labels teach: DHLN's detail stream, or a generator."""
 
 SYNTHETIC = "synthetic"
 """The layout that needs no files: faces by the renderer."""
@@ -81,6 +85,9 @@ class LandmarksConfig(BaseModel):
             Dirichlet(alpha); people stay whole.
         alpha: Concentration of the Dirichlet partition.
         labelled: Share of the clients that have labels, one at least; the others have faces only.
+        unlabelled: What a client without labels trains. ``generator``: the stream that hallucinates, or G. ``all``: the
+            detector too, though nothing tells it where landmarks are: what little reaches it from the face's loss,
+            AdamW makes as large as any other step, and an average with those who have labels suffers.
         frames: Frames of a synthetic person.
         test_people: Synthetic people whom no client has.
         network: DHLN's config. Faces are hallucinated at its size.
@@ -96,6 +103,7 @@ class LandmarksConfig(BaseModel):
     partition: Literal["people", "dirichlet"] = "people"
     alpha: float | None = Field(None, gt=0)
     labelled: float = Field(1.0, gt=0, le=1)
+    unlabelled: Literal["generator", "all"] = "generator"
     frames: int = Field(12, ge=2)
     test_people: int = Field(12, ge=1)
     network: NetworkConfig = SMALL
@@ -167,6 +175,9 @@ class LandmarkLearner(Learner):
         self.samples = TrainingFaces(cache, config.samples, network.scheme, network.size, seed)
         self.criterion = DHLNLoss(config.losses, network.scheme, network.size, network.map_stride)
         self.device = torch.device("cpu")
+        if config.unlabelled == "generator" and not _has_labels(data):
+            for name, parameter in model.named_parameters():
+                parameter.requires_grad_(name.startswith(GENERATING))
 
     def to(self, device: torch.device | str) -> LandmarkLearner:
         """This learner on another device; faces are cut out on the CPU."""
@@ -202,6 +213,22 @@ class LandmarkLearner(Learner):
                 true = [shrink(crop, said.faces.shape[1]) for crop in crops]
                 likeness = np.array([[psnr(face, seen)] for face, seen in zip(said.faces, true, strict=True)])
         return torch.from_numpy(np.concatenate([*columns, likeness], axis=1))
+
+    def views(self, inputs: Tensor) -> dict[str, Tensor]:
+        """The smallest face that is scored, and the face hallucinated from it, both as large as the inputs."""
+        crops = inputs.permute(0, 2, 3, 1).cpu().numpy()
+        small = np.stack([shrink(crop, SIZES[0]) for crop in crops])
+        said = predict(self.model, small, mirror=False, hallucinate=True)
+        shown = {f"{SIZES[0]} px": small}
+        if said.faces is not None:
+            shown["hallucinated"] = said.faces
+
+        def enlarged(pictures: NDArray[np.uint8]) -> Tensor:
+            side = (crops.shape[2], crops.shape[1])
+            grown = [cv2.resize(picture, side, interpolation=cv2.INTER_NEAREST) for picture in pictures]
+            return torch.from_numpy(np.stack(grown)).permute(0, 3, 1, 2)
+
+        return {name: enlarged(pictures) for name, pictures in shown.items()}
 
 
 class LandmarksTask(Task):

@@ -63,6 +63,10 @@ class Learner(ABC):
     def predict(self, inputs: Tensor) -> Tensor:
         """The task's answers to inputs ``(n, c, s, s)`` uint8, one row each, without gradients, on the CPU."""
 
+    def views(self, inputs: Tensor) -> dict[str, Tensor]:
+        """What the network sees and makes of inputs, as pictures like them, by what they are; nothing by default."""
+        return {}
+
 
 class Task(ABC):
     """What is learned, with public test examples and the networks; built from the run's config."""

@@ -1,0 +1,170 @@
+"""Ways of letting only an image generator travel: what is sent, what stays, that a killed run goes on to the same bits."""
+
+import json
+
+import pytest
+import torch
+
+from veilmark.federation.config import federation_from
+from veilmark.federation.engine import Rounds
+from veilmark.federation.generated_detector import GeneratedDetector
+from veilmark.federation.methods import METHODS
+from veilmark.federation.methods.keyed import start_detector
+from veilmark.federation.runs import run_federation
+from veilmark.federation.tasks.loading import load_task
+from veilmark.ppidsg.secret import Secret
+from veilmark.report.federation import write_federation_report
+from veilmark.run.checkpoints import read_tensors
+from veilmark.run.config import override
+from veilmark.run.errors import ConfigError
+from veilmark.run.folder import RunFolder
+
+TINY = {
+    "task": "landmarks",
+    "clients": 2,
+    "rounds": 2,
+    "record": "all",
+    "data": {
+        "layout": "synthetic",
+        "people": 2,
+        "frames": 2,
+        "test_people": 2,
+        "network": {"size": 32, "trunk_stride": 4, "map_stride": 2, "structure_widths": [16, 16]}
+        | {"detail_widths": [16, 16], "painter_width": 16},
+    },
+    "training": {"batch": 2, "optimizer": "adamw", "lr": 0.002, "clip": 1.0},
+}
+LEARNING = [name for name, kind in METHODS.items() if "landmarks" in kind.tasks]
+PERSONAL = {
+    "hallucinator": ("detail", "paint", "finish", "guide"),
+    "keyed": ("generator.",),
+    "ppidsg-landmarks": ("generator.",),
+}
+
+
+def config(*changes, **values):
+    settings = [*changes, *(f"{key}={json.dumps(value)}" for key, value in values.items())]
+    return federation_from(override(TINY, settings), "test")
+
+
+def play(path, made, **options):
+    run = RunFolder(path)
+    with run.hold():
+        run_federation(made, None, run, secrets=path.parent / "secrets", **options)
+    return run
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Two clients at a time on threads of their own give the same, but tiny networks gain nothing from them."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("method", LEARNING)
+def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, monkeypatch, method):
+    made = config(method=method)
+    whole = play(tmp_path / "whole", made)
+    one_round = Rounds.one_round
+
+    def killed(self, link, number, recorded):
+        if number == 2:
+            raise KeyboardInterrupt
+        return one_round(self, link, number, recorded)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Rounds, "one_round", killed)
+        with pytest.raises(KeyboardInterrupt):
+            play(tmp_path / "cut", made)
+    cut = play(tmp_path / "cut", made, resume=True)
+    for one, other in zip(whole.read_log(), cut.read_log(), strict=True):
+        assert one["losses"] == other["losses"]
+        assert one["nme"]["per_client"] == other["nme"]["per_client"]
+    path = "checkpoints/server-0002.safetensors"
+    one, other = (read_tensors(run.path / path)[0] for run in (whole, cut))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("method", PERSONAL)
+def test_only_the_generator_travels(tmp_path, method):
+    run = play(tmp_path / "run", config(method=method, rounds=1))
+    sent = read_tensors(run.path / "transcript/round-0001/client-0.safetensors")[0]
+    assert sent
+    assert all(name.startswith(PERSONAL[method]) for name in sent)
+    started = read_tensors(run.path / "transcript/round-0001/broadcast.safetensors")[0]
+    assert any(not torch.equal(sent[name], started[name]) for name in sent)
+    summary = json.loads((run.path / "summary.json").read_text())
+    whole = play(tmp_path / "none", config(method="none", rounds=1))
+    everything = json.loads((whole.path / "summary.json").read_text())["bytes_up_per_client_round"]
+    assert summary["bytes_up_per_client_round"] < everything
+    page = write_federation_report(run.path).read_text()
+    assert "NME at 16 px" in page
+    assert "Accuracy" not in page
+
+
+def test_without_labels_the_generator_learns_and_the_heads_do_not(tmp_path):
+    made = config("data.labelled=0.5", method="hallucinator", rounds=1)
+    task, owners, _, _ = load_task(made, None)
+    number = next(i for i, owner in enumerate(owners) if bool(owner.targets.isnan().all()))
+    run = play(tmp_path / "run", made)
+    kept = read_tensors(run.path / f"clients/client-{number}/round-0001.safetensors")[0]
+    start = task.network(made.seed).state_dict()
+    assert all(torch.equal(kept[name], value) for name, value in start.items() if name.startswith("heatmap"))
+    sent = read_tensors(run.path / f"transcript/round-0001/client-{number}.safetensors")[0]
+    assert float((sent["finish.mix.weight"] - start["finish.mix.weight"]).abs().max()) > 0
+    assert json.loads((run.path / "summary.json").read_text())["nme"]["unlabelled"] is not None
+    moved = play(tmp_path / "all", config("data.labelled=0.5", "data.unlabelled=all", method="hallucinator", rounds=1))
+    kept = read_tensors(moved.path / f"clients/client-{number}/round-0001.safetensors")[0]
+    assert not torch.equal(kept["heatmap.1.2.weight"], start["heatmap.1.2.weight"])
+
+
+def test_detectors_of_one_secret_start_alike_and_of_another_not():
+    task, _, _, _ = load_task(config(), None)
+    network = task.config.network
+    one, other, third = (GeneratedDetector(network, 1) for _ in range(3))
+    secret = Secret(bytes(32))
+    for made, of in ((one, secret), (other, secret), (third, Secret(bytes(range(32))))):
+        start_detector(made, of, fixed=False)
+    pairs = zip(one.detector.parameters(), other.detector.parameters(), third.detector.parameters(), strict=True)
+    for a, b, c in pairs:
+        assert torch.equal(a, b)
+        assert a.ndim <= 1 or not a.any() or not torch.equal(a, c)
+    # Blocks that learn start as the identity; in one that stays so they would be none at all.
+    assert not one.detector.structure[0].enter[0].conv2.weight.any()
+    start_detector(other, secret, fixed=True)
+    assert other.detector.structure[0].enter[0].conv2.weight.any()
+
+
+def test_a_generator_starts_as_the_identity():
+    task, _, _, _ = load_task(config(), None)
+    faces = torch.rand(2, 3, 32, 32)
+    assert torch.equal(GeneratedDetector(task.config.network, 2).generator(faces), faces)
+
+
+@pytest.mark.parametrize("detector", ["kept", "restart", "fixed"])
+def test_what_of_a_detector_lasts(tmp_path, detector):
+    run = play(tmp_path / "run", config(f"options.keyed.detector={detector}", method="keyed"))
+    kept = [
+        read_tensors(run.path / f"clients/client-0/round-000{number}.safetensors")[0]["detector.heatmap.1.2.weight"]
+        for number in (1, 2)
+    ]
+    assert torch.equal(*kept) == (detector == "fixed")
+
+
+@pytest.mark.parametrize(
+    ("method", "setting", "words"),
+    [
+        ("ppidsg-landmarks", "options.ppidsg-landmarks.block=3", "allowed: 2, 4, 8, 16"),
+        ("ppidsg-landmarks", 'options.ppidsg-landmarks.without=["paint"]', "no step of the cipher"),
+        ("hallucinator", 'options.hallucinator.share=["mouth"]', "no tensor 'mouth'; its parts: again"),
+        ("hallucinator", "data.network.detail=false", "no tensor 'detail'"),
+        ("dpsgd", "data.network.structure_widths=[256, 256, 256]", "structure_widths="),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_any_work(tmp_path, method, setting, words):
+    with pytest.raises(ConfigError, match=words):
+        play(tmp_path / "run", config(setting, method=method))
+    assert not (tmp_path / "run/config.yaml").exists()

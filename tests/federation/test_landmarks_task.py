@@ -1,0 +1,202 @@
+"""Landmarks as a task: who owns whom, what is scored, what is refused."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from veilmark.faces.synthetic import write_dataset
+from veilmark.federation.config import FederationConfig, LandmarksFederation, federation_from
+from veilmark.federation.tasks import landmarks
+from veilmark.federation.tasks.landmarks import SIZES, Frame, LandmarksConfig, load_landmarks
+from veilmark.landmarks.schemes import get_scheme
+from veilmark.run.errors import ConfigError
+from veilmark.run.local_training import Training, adamw
+
+NETWORK = {"size": 32, "trunk_stride": 4, "map_stride": 2, "structure_widths": [16, 16], "detail_widths": [16, 16]}
+TINY = {"layout": "synthetic", "people": 2, "frames": 2, "test_people": 2, "network": NETWORK}
+
+
+def tiny(**changes):
+    return LandmarksConfig.model_validate(TINY | changes)
+
+
+def frames_of(counts):
+    """Frames of people 0, 1, 2...: as many as each count says."""
+    picture, points = np.zeros((48, 48, 3), dtype=np.uint8), np.zeros((68, 2), dtype=np.float32)
+    return [
+        Frame(f"{person}_{frame}", f"id{person:03d}", picture, points)
+        for person, count in enumerate(counts)
+        for frame in range(count)
+    ]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.integers(1, 9), min_size=8, max_size=30),
+    st.integers(1, 4),
+    st.integers(0, 100),
+    st.one_of(st.none(), st.floats(0.05, 10)),
+)
+def test_people_are_dealt_whole_and_each_to_one_client(counts, clients, seed, alpha):
+    config = tiny(people=None, partition="people" if alpha is None else "dirichlet", alpha=alpha)
+    frames = frames_of(counts)
+    parts = landmarks._deal(config, frames, clients, seed)
+    owners = [{frame.person for frame in part} for part in parts]
+    assert all(len(owned) >= 2 for owned in owners)
+    assert sum(map(len, owners)) == len(counts) == len(set.union(*owners))
+    assert sorted(frame.name for part in parts for frame in part) == sorted(frame.name for frame in frames)
+    again = landmarks._deal(config, frames, clients, seed)
+    assert [[frame.name for frame in part] for part in parts] == [[frame.name for frame in part] for part in again]
+
+
+def test_a_small_alpha_deals_unlike_shares():
+    frames = frames_of([6] * 60)
+    sizes = {}
+    for alpha in (0.1, 100.0):
+        parts = landmarks._deal(tiny(people=None, partition="dirichlet", alpha=alpha), frames, 5, seed=3)
+        sizes[alpha] = [len(part) for part in parts]
+    assert np.std(sizes[0.1]) > 5 * np.std(sizes[100.0])
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return load_landmarks(tiny(labelled=0.5), None, 2, 0)
+
+
+def test_owners_hold_faces_and_labels_or_faces_only(loaded):
+    task, owners, partition, skipped = loaded
+    assert not skipped
+    labelled = [not bool(owner.targets.isnan().any()) for owner in owners]
+    assert sorted(labelled) == [False, True]
+    assert bool(owners[labelled.index(False)].targets.isnan().all())
+    assert partition["classes"] == ["people", "frames", "with labels"]
+    assert sorted(partition["counts"]) == [[2, 4, 0], [2, 4, 4]]
+    owned = {name.split(b"/")[0] for owner in owners for name in owner.names}
+    assert owned.isdisjoint({person.encode() for person in task.people})
+    assert task.test_inputs.shape == (4, 3, 128, 128)
+
+
+def test_the_middle_of_what_an_owner_keeps_is_the_crop_of_the_contract():
+    """Without augmentation a training face has its labels where the scored crop has them."""
+    still = {"rotation": 0, "zoom": 0, "shift": 0, "mirror": False, "colour": 0, "cover": 0}
+    config = tiny(samples={"no_face": 0, "sizes": [32, 32], "augmentation": still})
+    made = landmarks._rendered(32, 2, 0, 2, scored=True)
+    task = landmarks.LandmarksTask(config, made)
+    learner = task.learner(landmarks._as_data(made, labelled=True), Training(), 1, 0, 0)
+    batch = learner.batch(torch.arange(4), np.random.default_rng(0))
+    assert np.allclose(batch.points.numpy() / 32, task.points, atol=1e-5)
+    small = torch.nn.functional.interpolate(task.test_inputs.float() / 255, (32, 32), mode="area")
+    assert float((batch.target - small).abs().mean()) < 0.03
+
+
+def test_true_points_have_no_error_and_moved_ones_theirs(loaded):
+    task, owners, _, _ = loaded
+    n, k = task.points.shape[:2]
+    right = np.concatenate([np.tile(task.points.reshape(n, -1), (1, len(SIZES))), np.full((n, 1), 30.0)], axis=1)
+    scores = task.score(torch.from_numpy(right), owners[0])
+    assert scores["nme_16"] == pytest.approx([0, 0], abs=1e-9)
+    assert scores["psnr_16"] == pytest.approx([30, 30])
+    wrong = right.copy()
+    wrong[:, : 2 * k : 2] += 0.01
+    a, b = get_scheme("ibug68").inter_ocular
+    eyes = np.linalg.norm(task.points[:, a] - task.points[:, b], axis=1)
+    scores = task.score(torch.from_numpy(wrong), owners[0])
+    expected = [np.mean(1 / eyes[[p == person for p in task.people]]) for person in sorted(set(task.people))]
+    assert scores["nme_16"] == pytest.approx(expected, rel=1e-6)
+    assert scores["nme_32"] == pytest.approx([0, 0], abs=1e-9)
+
+
+def test_clients_without_labels_stand_apart(loaded):
+    task = loaded[0]
+
+    def of(nme, labelled):
+        return {"labelled": [labelled], **{f"nme_{s}": [nme, nme + 2] for s in SIZES}, "psnr_16": [20.0, 22.0]}
+
+    summary = task.summary({0: of(4.0, 1.0), 1: of(50.0, 0.0), 2: of(6.0, 1.0)})
+    assert (summary["mean"], summary["min"], summary["max"]) == (6.0, 5.0, 7.0)
+    assert summary["per_client"] == [5.0, 51.0, 7.0]
+    assert summary["unlabelled"]["mean"] == 51.0
+    assert summary["people"]["nme_16"] == [5.0, 7.0]
+    assert summary["psnr"]["mean"] == 21.0
+
+
+def test_one_batch_is_learned(loaded):
+    task, owners, _, _ = loaded
+    labelled = next(owner for owner in owners if not bool(owner.targets.isnan().any()))
+    learner = task.learner(labelled, Training(), 1, 0, 0)
+    batch = learner.batch(torch.arange(4), np.random.default_rng(0))
+    optimizer = adamw(learner.model, Training(optimizer="adamw", lr=3e-3))
+    first = last = None
+    for _ in range(60):
+        optimizer.zero_grad()
+        losses = learner.criterion(learner.model(batch.grid), batch)
+        losses.total.backward()
+        optimizer.step()
+        last = float(losses.parts["points"])
+        first = last if first is None else first
+    assert last < 0.4 * first
+
+
+def test_reading_a_folder(tmp_path):
+    write_dataset(tmp_path, "train", people=4, frames=2, size=96)
+    write_dataset(tmp_path, "report", people=2, frames=2, first_person=280, size=96)
+    broken = next((tmp_path / "train").glob("id001*"))
+    broken.write_bytes(b"no picture")
+    config = tiny(layout="ytf68", people=2)
+    task, owners, _, skipped = load_landmarks(config, tmp_path, 2, 0)
+    assert list(skipped) == [str(broken)]
+    assert sorted(map(len, owners)) == [3, 4]
+    assert set(task.people) == {"id280", "id281"}
+    with pytest.raises(ConfigError, match="people = 3 for each of 2 clients: the split has 4; take at most 2"):
+        load_landmarks(tiny(layout="ytf68", people=3), tmp_path, 2, 0)
+    with pytest.raises(ConfigError, match=r"4 people for 3 clients: each needs two.*at most 2 clients"):
+        load_landmarks(tiny(layout="ytf68", people=None), tmp_path, 3, 0)
+    write_dataset(tmp_path, "again", people=2, frames=2, first_person=3, size=96)
+    with pytest.raises(ConfigError, match="id003 is in 'train' and in 'again'"):
+        load_landmarks(tiny(layout="ytf68", test="again"), tmp_path, 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"layout": "faces"}, "no layout of that name; known: synthetic, ytf68"),
+        ({"partition": "dirichlet"}, "dirichlet needs alpha"),
+        ({"alpha": 0.5}, "people has none"),
+        ({"people": 1}, "greater than or equal to 2"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_what_would(changes, words):
+    with pytest.raises((ConfigError, ValueError), match=words):
+        load_landmarks(tiny(**changes), None, 2, 0)
+
+
+def test_a_layout_without_people_is_refused(tmp_path, monkeypatch):
+    write_dataset(tmp_path, "train", people=4, frames=1, size=96)
+    load = landmarks.load_faces
+
+    def nameless(layout, root, split):
+        found = load(layout, root, split)
+        return replace(found, labelled=[replace(face, person=None) for face in found.labelled])
+
+    monkeypatch.setattr(landmarks, "load_faces", nameless)
+    with pytest.raises(ConfigError, match="does not say who is in a picture"):
+        load_landmarks(tiny(layout="ytf68"), tmp_path, 2, 0)
+
+
+def test_the_config_follows_the_task():
+    assert type(federation_from({}, "here")) is FederationConfig
+    made = federation_from({"task": "landmarks", "data": TINY}, "here")
+    assert isinstance(made, LandmarksFederation)
+    assert made.data.network.size == 32
+    assert federation_from(json.loads(made.model_dump_json()), "again") == made
+    with pytest.raises(ConfigError, match=r"unknown key 'data\.eyes'; allowed here: alpha, frames"):
+        federation_from({"task": "landmarks", "data": {"eyes": 2}}, "here")
+    with pytest.raises(ConfigError, match=r"method etc does not learn the task landmarks; these do: none.*keyed"):
+        federation_from({"task": "landmarks", "method": "etc"}, "here").made_method()
+    with pytest.raises(ConfigError, match="method keyed does not learn the task classify"):
+        federation_from({"method": "keyed"}, "here").made_method()
