@@ -57,13 +57,13 @@ def test_what_is_left_out_comes_later_where_that_is_wanted(bench):
     for name, value in trained.items():
         rebuilt = torch.zeros(value.numel())
         rebuilt[sent[f"{name}.indices"].long()] = sent[f"{name}.values"]
-        assert torch.allclose(rebuilt.view(value.shape) + client.state()[name], value - start[name], atol=1e-7)
+        assert torch.allclose(rebuilt.view(value.shape) + client.left[name], value - start[name], atol=1e-7)
     again = one.client(method)
     again.load_state(client.state())
     plain = one.client(GradientCompression(GCOptions(keep=1.0)))
     added = again.train_round(start, 1).tensors
     change = plain.train_round(start, 1).tensors
-    for name, left in client.state().items():
+    for name, left in client.left.items():
         full = change[f"{name}.values"] + left.flatten()
         assert torch.allclose(added[f"{name}.values"], full[added[f"{name}.indices"].long()], atol=1e-6)
     assert one.client(GradientCompression(GCOptions())).state() == {}
