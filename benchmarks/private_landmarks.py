@@ -6,8 +6,11 @@
 ``--data`` is a folder in the ``ytf68`` layout. The split ``train`` (250 people) is dealt to 10 clients of 25 people or
 to 25 of 10, with the labels of all clients, or of half. Scored on the split ``report`` (24 other people): NME at
 16, 32 and 128 px, PSNR of the face hallucinated from 16 px at 64 px. Intervals are over those people, by bootstrap, of
-the mean over clients. A finished cell is one JSON in ``benchmarks/results/private_landmarks/``. A cell that is cut off
-goes on from its last finished round. Start the command once per core: cells in work are left to the others.
+the mean over clients. Then three newcomers, each with 20 faces of the split ``select`` (people whom neither a client
+nor the score has), get what travelled and train what does not, in 13 steps for each round of the run; where nothing
+travelled they train everything, where everything did, nothing. A finished cell is one JSON in
+``benchmarks/results/private_landmarks/``. A cell that is cut off goes on from its last finished round.
+Start the command once per core: cells in work are left to the others.
 """
 
 from __future__ import annotations
@@ -26,7 +29,9 @@ import numpy as np
 import torch
 
 from veilmark.federation.config import FederationConfig, federation_from
+from veilmark.federation.finished import open_finished
 from veilmark.federation.runs import run_federation
+from veilmark.federation.tasks.landmarks import LandmarksConfig, load_newcomers
 from veilmark.run.config import override
 from veilmark.run.devices import choose_device
 from veilmark.run.folder import RunError, RunFolder, write_json
@@ -51,6 +56,9 @@ PROTOCOL: dict[str, Any] = {
     },
 }
 
+NEWCOMERS, FACES = 3, 20
+"""Clients that come when the federation is over, and how many labelled faces each has."""
+
 PARTS = {"10 x 25": {"clients": 10, "data.people": 25}, "25 x 10": {"clients": 25, "data.people": 10}}
 LABELS: dict[str, dict[str, Any]] = {
     "all": {},
@@ -60,6 +68,10 @@ LABELS: dict[str, dict[str, Any]] = {
 """Who has labels; in the last, clients without any train the detector too."""
 
 KEYED = {"method": "keyed"}
+HOURGLASS = {"options.keyed.blocks": 1, "options.keyed.body": "hourglass"}
+THIN = {**HOURGLASS, "options.keyed.thin": True}
+"""G sees the whole face, and the detector behind it next to nothing."""
+
 METHODS: dict[str, dict[str, Any]] = {
     "none": {"method": "none"},
     "local": {"method": "local"},
@@ -77,6 +89,13 @@ METHODS: dict[str, dict[str, Any]] = {
         "method": "hallucinator",
         "options.hallucinator.share": ["detail", "paint", "finish", "guide", "inform"],
     },
+    "keyed, hourglass G": {**KEYED, **HOURGLASS},
+    "keyed, thin": {**KEYED, **THIN},
+    "keyed, thin, fixed": {**KEYED, **THIN, "options.keyed.detector": "fixed"},
+    "keyed, thin, restarting": {**KEYED, **THIN, "options.keyed.detector": "restart"},
+    "keyed, thin, own start": {**KEYED, **THIN, "options.keyed.start": "own"},
+    "keyed, thin, no face loss": {**KEYED, **THIN, "data.losses.face": 0.0},
+    "keyed, thin, nothing shared": {**KEYED, **THIN, "options.keyed.share": []},
     "ppidsg, kept detector": {"method": "ppidsg-landmarks", "options.ppidsg-landmarks.detector": "kept"},
     "ppidsg, no permutation": {
         "method": "ppidsg-landmarks",
@@ -157,12 +176,37 @@ def play_cell(cell: Cell, data: Path, device: torch.device) -> dict[str, Any]:
             "config": config.model_dump(mode="json"),
             "nme": summary["nme"],
             "rounds": rounds,
+            "newcomers": newcomers(config, data, run, device),
             "bytes_up_per_client_round": summary["bytes_up_per_client_round"],
             "seconds": summary["seconds"],
             "peak_rss_mb": summary["peak_rss_mb"],
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
             "machine": f"{name}, {os.cpu_count()} cores, one thread, shared by several cells",
         }
+
+
+def newcomers(config: FederationConfig, data: Path, run: RunFolder, device: torch.device) -> list[dict[str, Any]]:
+    """What clients reach who join a finished run with few faces.
+
+    Args:
+        config: Of the run.
+        data: Folder in the ``ytf68`` layout.
+        run: The run.
+        device: Where they compute.
+
+    Returns:
+        NME and PSNR of each, as clients' summaries have them.
+    """
+    assert isinstance(config.data, LandmarksConfig)
+    finished = open_finished(run.path, data, RUNS / "secrets", device)
+    task = finished.side.task
+    training = config.training.model_copy(update={"local_steps": -(-100 // config.rounds)})
+    found = []
+    for place, owned in enumerate(load_newcomers(config.data, data, NEWCOMERS, FACES, config.seed)):
+        client = finished.join(owned, place, training)
+        scores = task.score(client.predict(finished.share, task.test_inputs), owned)
+        found.append({name: float(np.mean(values)) for name, values in scores.items()})
+    return found
 
 
 def interval(values: list[float]) -> tuple[float, float]:
@@ -176,8 +220,9 @@ def interval(values: list[float]) -> tuple[float, float]:
 def tables(cells: list[Cell], results: Path) -> list[str]:
     """Markdown tables of the finished cells.
 
-    *less than local*: by how much NME at 16 px is smaller than that of ``local`` on the same people, with the interval
-    of the paired difference. *of the way*: the share of the way from ``local`` to ``none``.
+    *newcomers*: NME at 16 px of clients that joined when all was over. *less than local*: by how much NME at 16 px is
+    smaller than that of ``local`` on the same people, with the interval of the paired difference. *of the way*: the
+    share of the way from ``local`` to ``none``.
     """
     made = []
     for part in PARTS:
@@ -190,6 +235,7 @@ def tables(cells: list[Cell], results: Path) -> list[str]:
             if not found:
                 continue
             head = ["method", "seed", "NME 16 px %", "least", "most", "32 px", "128 px", "PSNR dB", "without labels"]
+            head += ["newcomers"]
             head += ["less than local (95 %)", "of the way to none", "MB up", "seconds"]
             lines = [head, ["---"] * len(head)]
             for (name, seed), cell_found in found.items():
@@ -198,6 +244,8 @@ def tables(cells: list[Cell], results: Path) -> list[str]:
                 line += [f"{nme['sizes'][size]['mean']:.2f}" for size in ("32", "128")]
                 line.append(f"{nme['psnr']['mean']:.2f}" if np.isfinite(nme["psnr"]["mean"]) else "")
                 line.append(f"{nme['unlabelled']['mean']:.2f}" if nme["unlabelled"] else "")
+                joined = [one["nme_16"] for one in cell_found.get("newcomers", [])]
+                line.append(f"{np.mean(joined):.2f}" if joined else "")
                 line += against(nme, found.get(("local", seed)), found.get(("none", seed)))
                 line += [f"{cell_found['bytes_up_per_client_round'] / 1e6:.2f}", f"{cell_found['seconds']:.0f}"]
                 lines.append(line)

@@ -7,7 +7,6 @@ import torch
 
 from veilmark.federation.config import federation_from
 from veilmark.federation.engine import Rounds
-from veilmark.federation.generated_detector import GeneratedDetector
 from veilmark.federation.methods import METHODS
 from veilmark.federation.methods.keyed import start_detector
 from veilmark.federation.runs import run_federation
@@ -18,6 +17,7 @@ from veilmark.run.checkpoints import read_tensors
 from veilmark.run.config import override
 from veilmark.run.errors import ConfigError
 from veilmark.run.folder import RunFolder
+from veilmark.sht.generated_detector import GeneratedDetector
 
 TINY = {
     "task": "landmarks",
@@ -123,8 +123,8 @@ def test_without_labels_the_generator_learns_and_the_heads_do_not(tmp_path):
 
 def test_detectors_of_one_secret_start_alike_and_of_another_not():
     task, _, _, _ = load_task(config(), None)
-    network = task.config.network
-    one, other, third = (GeneratedDetector(network, 1) for _ in range(3))
+    network = task.config.network.model_dump(mode="json")
+    one, other, third = (GeneratedDetector(network=network, blocks=1) for _ in range(3))
     secret = Secret(bytes(32))
     for made, of in ((one, secret), (other, secret), (third, Secret(bytes(range(32))))):
         start_detector(made, of, fixed=False)
@@ -138,10 +138,31 @@ def test_detectors_of_one_secret_start_alike_and_of_another_not():
     assert other.detector.structure[0].enter[0].conv2.weight.any()
 
 
-def test_a_generator_starts_as_the_identity():
+@pytest.mark.parametrize("body", ["detail", "hourglass"])
+def test_a_generator_starts_as_the_identity(body):
     task, _, _, _ = load_task(config(), None)
     faces = torch.rand(2, 3, 32, 32)
-    assert torch.equal(GeneratedDetector(task.config.network, 2).generator(faces), faces)
+    network = GeneratedDetector(network=task.config.network.model_dump(mode="json"), blocks=2, body=body)
+    assert torch.equal(network.generator(faces), faces)
+
+
+def test_a_thin_detector_sees_a_few_pixels_and_a_generator_of_hourglasses_the_whole_face():
+    network = config().data.network.model_dump(mode="json") | {"size": 64, "structure_widths": [16, 16, 16]}
+    made = GeneratedDetector(network=network, blocks=1, body="hourglass", thin=True)
+    start_detector(made, Secret(bytes(32)), fixed=True)
+    torch.nn.init.normal_(made.generator.finish.mix.weight, generator=torch.Generator().manual_seed(0))
+    for module in made.generator.modules():
+        if hasattr(module, "conv2"):
+            torch.nn.init.normal_(module.conv2.weight, generator=torch.Generator().manual_seed(1))
+    faces = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(2))
+    other = faces.clone()
+    other[..., :4, :4] = 1 - other[..., :4, :4]
+    # In DHLN's detector GroupNorm carries a little of every pixel to every other; convolutions do not.
+    with torch.no_grad():
+        seen, changed = (made.detector.structure_stem(4 * (some - 0.5)) for some in (faces, other))
+        painted, repainted = made.generator(faces), made.generator(other)
+    assert torch.equal(seen[..., 4:, 4:], changed[..., 4:, 4:])
+    assert not torch.equal(painted[..., -8:, -8:], repainted[..., -8:, -8:])
 
 
 @pytest.mark.parametrize("detector", ["kept", "restart", "fixed"])

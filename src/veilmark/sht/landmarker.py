@@ -15,9 +15,8 @@ from veilmark.faces.finders import Finder, create_finder
 from veilmark.faces.images import read_image
 from veilmark.landmarks.result import Landmarks
 from veilmark.run.devices import choose_device
-from veilmark.sht.dhln import DHLN
 from veilmark.sht.inference import Prediction, predict
-from veilmark.sht.pretrained import DEFAULT_WEIGHTS, load_dhln
+from veilmark.sht.pretrained import DEFAULT_WEIGHTS, Detector, load_detector
 
 Image = NDArray[np.uint8]
 
@@ -72,7 +71,7 @@ class Landmarker:
 
     def __init__(
         self,
-        weights: str | Path | DHLN = DEFAULT_WEIGHTS,
+        weights: str | Path | Detector = DEFAULT_WEIGHTS,
         finder: str | Finder = "haar",
         *,
         finder_weights: str | Path | None = None,
@@ -82,7 +81,7 @@ class Landmarker:
         batch: int = 32,
     ) -> None:
         self.device = choose_device(device)
-        model = weights if isinstance(weights, DHLN) else load_dhln(weights)
+        model = load_detector(weights) if isinstance(weights, str | Path) else weights
         self.model = model.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         self.finder = create_finder(finder, weights=finder_weights) if isinstance(finder, str) else finder
         self.mirror, self.refine, self.batch = mirror, refine, batch

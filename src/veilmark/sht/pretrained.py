@@ -12,6 +12,7 @@ from veilmark.run.checkpoints import read_tensors
 from veilmark.run.errors import ConfigError, WeightsError
 from veilmark.sht.dhln import DHLN
 from veilmark.sht.fptn import FPTN
+from veilmark.sht.generated_detector import GeneratedDetector
 
 DEFAULT_WEIGHTS = "dhln-ytf68"
 """The packaged weights of DHLN that are used when none are named."""
@@ -24,7 +25,10 @@ HUB = "hub:"
 
 _PICKLES = {".pth", ".pt", ".bin", ".ckpt", ".pkl"}
 
-Network = TypeVar("Network", DHLN, FPTN)
+Detector = DHLN | GeneratedDetector
+"""Networks that find landmarks: those that are trained in one place, and those of a federation's clients."""
+
+Network = TypeVar("Network", DHLN, FPTN, GeneratedDetector)
 
 
 def packaged_weights(network: type[DHLN] | type[FPTN] | None = None) -> list[str]:
@@ -77,6 +81,21 @@ def weights_folder(weights: str | Path, network: type[DHLN] | type[FPTN] | None 
     return path
 
 
+def load_detector(weights: str | Path = DEFAULT_WEIGHTS) -> Detector:
+    """A network that finds landmarks: DHLN, or one with a generator in front (``veilmark export-client``).
+
+    Raises:
+        WeightsError: As :func:`load_dhln`.
+    """
+    config = weights_folder(weights, DHLN) / "config.json"
+    try:
+        generated = "network" in json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError, TypeError):
+        # Said by the loader, with what is wrong.
+        generated = False
+    return _load(GeneratedDetector, weights) if generated else load_dhln(weights)
+
+
 def load_dhln(weights: str | Path = DEFAULT_WEIGHTS) -> DHLN:
     """DHLN from packaged weights, a folder or the hub, in evaluation mode on the CPU.
 
@@ -97,7 +116,7 @@ def load_fptn(weights: str | Path = DEFAULT_TRANSFER) -> FPTN:
 
 def _load(network: type[Network], weights: str | Path) -> Network:
     """A network from weights whose every key, shape and value has been checked."""
-    folder = weights_folder(weights, network)
+    folder = weights_folder(weights, FPTN if network is FPTN else DHLN)
     config_path, tensors_path = folder / "config.json", folder / "model.safetensors"
     if not config_path.is_file():
         raise WeightsError(f"{config_path} does not exist; expected a folder written by save_pretrained")

@@ -117,6 +117,17 @@ class FedAvgClient(Client):
         trained = {name: own[name].clone().cpu() for name in self.shared}
         return Update(self.protect(broadcast, trained, round_number), figures, self.learner.examples)
 
+    def join(self, broadcast: Tensors) -> None:
+        """All rounds of local training with the shared tensors as they are; nothing, where everything is shared."""
+        view, model = self.view, self.learner.model
+        self._take(broadcast)
+        shared = set(self.shared)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(parameter.requires_grad and name not in shared)
+        if any(parameter.requires_grad for parameter in model.parameters()):
+            for number in range(view.rounds):
+                train_locally(self.learner, view.training, view.rounds, view.seed, view.number, number, self.lasting)
+
     def protect(self, broadcast: Tensors, trained: Tensors, round_number: int) -> Tensors:
         """What is sent in place of the trained tensors; they themselves, here.
 
@@ -136,6 +147,11 @@ class FedAvgClient(Client):
         """What the network with the global share makes of inputs."""
         self._take(broadcast)
         return self.learner.views(inputs)
+
+    def network_with(self, broadcast: Tensors) -> nn.Module:
+        """The learner's network with the global share."""
+        self._take(broadcast)
+        return self.learner.model
 
     def _take(self, broadcast: Tensors) -> None:
         self.learner.model.load_state_dict(broadcast, strict=False)

@@ -11,7 +11,6 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from veilmark.federation.generated_detector import GeneratedDetector
 from veilmark.federation.messages import Update
 from veilmark.federation.methods.fedavg import FedAvgClient, FedAvgServer, chosen_tensors
 from veilmark.federation.methods.method import Client, ClientView, Method, Server, ServerView
@@ -21,13 +20,17 @@ from veilmark.ppidsg.networks import start_from_secret
 from veilmark.ppidsg.secret import Secret
 from veilmark.run.checkpoints import Tensors
 from veilmark.run.errors import ConfigError
+from veilmark.sht.generated_detector import Body, GeneratedDetector
 
 
 class KeyedOptions(BaseModel):
     """Options of ``keyed``.
 
     Attributes:
-        blocks: Residual blocks of G.
+        blocks: Blocks of G.
+        body: What they are: residual blocks of the ``detail`` stream, or an ``hourglass`` each, which see the whole
+            face.
+        thin: A detector without an hourglass, which sees a few pixels at a time: what it is to find, G must show it.
         start: Where detectors start: ``key``, the common secret; ``own``, a secret of each client.
         detector: ``kept``: learns from round to round. ``restart``: learns, and starts anew every round. ``fixed``:
             stays at its start.
@@ -37,9 +40,15 @@ class KeyedOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     blocks: int = Field(3, ge=1)
+    body: Body = "detail"
+    thin: bool = False
     start: Literal["key", "own"] = "key"
     detector: Literal["kept", "restart", "fixed"] = "kept"
     share: tuple[str, ...] = ("generator",)
+
+    def network(self, task: LandmarksTask, seed: int) -> GeneratedDetector:
+        """The network with these options."""
+        return generated_detector(task, seed, self.blocks, self.body, self.thin)
 
 
 def landmarks_task(task: Task, method: str) -> LandmarksTask:
@@ -53,9 +62,12 @@ def landmarks_task(task: Task, method: str) -> LandmarksTask:
     return task
 
 
-def generated_detector(task: LandmarksTask, blocks: int, seed: int) -> GeneratedDetector:
+def generated_detector(
+    task: LandmarksTask, seed: int, blocks: int, body: Body = "detail", thin: bool = False
+) -> GeneratedDetector:
     """G and a detector, whose first weights depend on the seed only: the server's and every client's."""
-    return task.seeded(lambda: GeneratedDetector(task.config.network, blocks), seed)
+    network = task.config.network.model_dump(mode="json")
+    return task.seeded(lambda: GeneratedDetector(network=network, blocks=blocks, body=body, thin=thin), seed)
 
 
 def start_detector(network: GeneratedDetector, secret: Secret, fixed: bool) -> None:
@@ -83,7 +95,7 @@ class KeyedClient(FedAvgClient):
 
     def __init__(self, view: ClientView, options: KeyedOptions) -> None:
         task = landmarks_task(view.task, "keyed")
-        self.network, self.options = generated_detector(task, options.blocks, view.seed), options
+        self.network, self.options = options.network(task, view.seed), options
         own = view.secrets.federation if options.start == "key" else view.secrets.own
         self.secret = own.derive(b"key")
         start_detector(self.network, self.secret, options.detector == "fixed")
@@ -119,7 +131,7 @@ class Keyed(Method[KeyedOptions]):
     def server(self, view: ServerView) -> Server:
         """A server that averages generators."""
         task = landmarks_task(view.task, "keyed")
-        network = generated_detector(task, self.options.blocks, view.seed)
+        network = self.options.network(task, view.seed)
         weights = network.state_dict()
         names = chosen_tensors(network, self.options.share) if self.options.share else []
         return FedAvgServer({name: weights[name] for name in names}, task.metrics)

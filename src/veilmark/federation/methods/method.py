@@ -9,12 +9,13 @@ from typing import ClassVar, Generic, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor
+from torch import Tensor, nn
 
 from veilmark.federation.messages import Declared, Update
 from veilmark.federation.tasks.task import Data, Learner, Task
 from veilmark.ppidsg.secret import Secret
 from veilmark.run.checkpoints import Tensors
+from veilmark.run.errors import ConfigError
 from veilmark.run.local_training import Training
 
 
@@ -124,6 +125,30 @@ class Client(ABC):
             Pictures like ``inputs``, by what they are, e.g. ``scramble(x)``; nothing where inputs stay as they are.
         """
         return {}
+
+    def join(self, broadcast: Tensors) -> None:
+        """Comes when the federation is over: trains what stays with a client, in front of or behind the finished share.
+
+        The share stays as it is, and nothing is sent.
+
+        Args:
+            broadcast: What the server holds at the end.
+
+        Raises:
+            ConfigError: If the method has no such thing.
+        """
+        raise ConfigError(f"{type(self).__name__} cannot join a federation that is over; landmark methods can")
+
+    def network_with(self, broadcast: Tensors) -> nn.Module:
+        """The network that answers: the global share and its own parts.
+
+        Args:
+            broadcast: The global share.
+
+        Raises:
+            ConfigError: If the method has none that stands alone.
+        """
+        raise ConfigError(f"{type(self).__name__} has no network that stands alone; landmark methods have")
 
     @abstractmethod
     def state(self) -> Tensors:

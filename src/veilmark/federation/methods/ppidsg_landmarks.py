@@ -13,9 +13,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor, nn
 
-from veilmark.federation.generated_detector import GeneratedDetector
 from veilmark.federation.messages import Update
-from veilmark.federation.methods.fedavg import FedAvgServer, chosen_tensors
+from veilmark.federation.methods.fedavg import FedAvgServer, chosen_tensors, train_locally
 from veilmark.federation.methods.keyed import generated_detector, landmarks_task, start_detector
 from veilmark.federation.methods.method import Client, ClientView, Method, Server, ServerView
 from veilmark.ppidsg.cipher import BLOCKS, STEPS, Cipher
@@ -26,6 +25,7 @@ from veilmark.run.checkpoints import Tensors, pack_optimizer, unpack_optimizer
 from veilmark.run.errors import ConfigError
 from veilmark.run.local_training import adamw, batches, rate, set_share
 from veilmark.run.seeds import rng_for
+from veilmark.sht.generated_detector import GeneratedDetector
 from veilmark.sht.losses import Batch
 
 _PARTS = ("generator", "discriminator", "detector")
@@ -83,7 +83,7 @@ class PPIDSGLandmarksClient(Client):
     def __init__(self, view: ClientView, options: PPIDSGLandmarksOptions) -> None:
         task = landmarks_task(view.task, "ppidsg-landmarks")
         self.view, self.options = view, options
-        self.network: GeneratedDetector = generated_detector(task, options.blocks, view.seed)
+        self.network: GeneratedDetector = generated_detector(task, view.seed, options.blocks)
         own = view.secrets.federation if options.start == "key" else view.secrets.own
         self.secret = own.derive(b"key")
         start_detector(self.network, self.secret, options.detector == "fixed")
@@ -152,6 +152,28 @@ class PPIDSGLandmarksClient(Client):
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
+    def join(self, broadcast: Tensors) -> None:
+        """All rounds of the detector alone, behind the finished G."""
+        view = self.view
+        self._take(broadcast)
+        self.network.generator.requires_grad_(False)
+        if self.options.detector != "fixed":
+            for number in range(view.rounds):
+                train_locally(
+                    self.learner,
+                    view.training,
+                    view.rounds,
+                    view.seed,
+                    view.number,
+                    number,
+                    self.optimizers["detector"],
+                )
+
+    def network_with(self, broadcast: Tensors) -> nn.Module:
+        """The global G and the client's detector."""
+        self._take(broadcast)
+        return self.network
+
     def _take(self, broadcast: Tensors) -> None:
         self.network.load_state_dict(broadcast, strict=False)
 
@@ -212,7 +234,7 @@ class PPIDSGLandmarks(Method[PPIDSGLandmarksOptions]):
         side = task.config.network.size
         if side % options.block:
             raise ConfigError(f"faces of {side} px are no whole number of blocks of {options.block}; use another block")
-        network = generated_detector(task, options.blocks, view.seed)
+        network = generated_detector(task, view.seed, options.blocks)
         weights = network.state_dict()
         metrics = ["adversarial", "semantic", "landmarks", "discriminator"]
         if options.detector != "fixed":

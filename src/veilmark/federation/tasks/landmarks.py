@@ -55,8 +55,8 @@ SYNTHETIC = "synthetic"
 _AT_ONCE = 128
 """Faces that are scored at the same time."""
 
-_OTHERS = 1_000_000
-"""Number of the first synthetic person whom no client has."""
+_OTHERS, _ASIDE = 1_000_000, 2_000_000
+"""Numbers of the first synthetic person whom no client has, and of the first who is not scored either."""
 
 _PICTURE = 160
 """Side of a rendered picture in pixels; the face is about 45 % of it."""
@@ -80,6 +80,7 @@ class LandmarksConfig(BaseModel):
         layout: A published layout that names people, or ``synthetic``.
         train: Split that clients learn from.
         test: Split of other people, on whom clients are scored.
+        aside: Split of still other people: those of clients who join when the federation is over.
         people: People of each client at most; none deals all of them.
         partition: ``people``: each client has as many. ``dirichlet``: clients' frames are to each other as a draw of
             Dirichlet(alpha); people stay whole.
@@ -99,6 +100,7 @@ class LandmarksConfig(BaseModel):
     layout: str = SYNTHETIC
     train: str = "train"
     test: str = "report"
+    aside: str = "select"
     people: int | None = Field(None, ge=2)
     partition: Literal["people", "dirichlet"] = "people"
     alpha: float | None = Field(None, gt=0)
@@ -275,6 +277,15 @@ class LandmarksTask(Task):
         """Another network with an owner's faces."""
         return LandmarkLearner(model, data, self.config, int(rng_for(seed, 61, number).integers(2**31)))
 
+    def mean_shape(self, data: Data) -> NDArray[np.float64] | None:
+        """The mean face of an owner as shares of the crop, ``(k, 2)``; None without labels."""
+        if not _has_labels(data):
+            return None
+        side = self.config.network.size
+        edge = (data.inputs.shape[-1] - side) / 2
+        shape: NDArray[np.float64] = (data.targets.double().mean(dim=0).numpy() - edge) / side
+        return shape
+
     def score(self, answers: Tensor, own: Data) -> dict[str, list[float]]:
         """NME in percent of each test person at each size, PSNR in dB at the smallest, and whether it has labels."""
         said, scheme = answers.numpy(), get_scheme(self.config.network.scheme)
@@ -370,6 +381,32 @@ def load_landmarks(
         "counts": counts,
     }
     return LandmarksTask(config, test), owners, partition, skipped
+
+
+def load_newcomers(config: LandmarksConfig, data: Path | None, count: int, faces: int, seed: int) -> list[Data]:
+    """Owners who come when the federation is over, with few faces of people whom nobody else has.
+
+    Args:
+        config: What to load; its ``aside`` has the people.
+        data: Folder of the set; None for synthetic faces.
+        count: How many owners.
+        faces: Faces of each, drawn from all frames of its people; all have labels.
+        seed: Of the draw.
+
+    Raises:
+        ConfigError: If there are too few people or faces.
+    """
+    if config.layout == SYNTHETIC or data is None:
+        people = max(2, -(-faces // config.frames)) * count
+        frames = _rendered(config.network.size, config.frames, _ASIDE, people, scored=False)
+    else:
+        frames, _ = _read(config, data, config.aside, scored=False)
+    owned = _deal(config.model_copy(update={"people": None, "partition": "people", "alpha": None}), frames, count, seed)
+    rng = rng_for(seed, 65)
+    for some in owned:
+        if len(some) < faces:
+            raise ConfigError(f"{faces} faces for each of {count} newcomers: one would have {len(some)} of its people")
+    return [_as_data([some[row] for row in sorted(rng.permutation(len(some))[:faces])], True) for some in owned]
 
 
 def _by_person(values: NDArray[np.float64], people: Sequence[str]) -> list[float]:
