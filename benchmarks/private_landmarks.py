@@ -96,6 +96,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "keyed, thin, own start": {**KEYED, **THIN, "options.keyed.start": "own"},
     "keyed, thin, no face loss": {**KEYED, **THIN, "data.losses.face": 0.0},
     "keyed, thin, nothing shared": {**KEYED, **THIN, "options.keyed.share": []},
+    "keyed, thin, all shared": {**KEYED, **THIN, "options.keyed.share": ["generator", "detector"]},
+    "keyed, thin, face loss x 3": {**KEYED, **THIN, "data.losses.face": 0.3},
     "ppidsg, kept detector": {"method": "ppidsg-landmarks", "options.ppidsg-landmarks.detector": "kept"},
     "ppidsg, no permutation": {
         "method": "ppidsg-landmarks",

@@ -407,6 +407,34 @@ def federate(
     _report_skipped(skipped)
 
 
+@app.command("export-client")
+def export_client(
+    run: Annotated[Path, typer.Argument(help="Run folder of a federation of landmark detectors.", show_default=False)],
+    client: Annotated[int, typer.Option(min=0, help="The client's number, from 0.", show_default=False)],
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the run's data set; none for synthetic faces.", show_default=False)
+    ] = None,
+    secrets: Annotated[
+        Path | None, typer.Option(help="Folder of the run's secrets; beside the run by default.", show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The new weight folder; RUN/weights-<client> by default.", show_default=False)
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Take a client's landmark detector out of a federation: a weight folder.
+
+    It holds the global share and the client's own parts, and works in detect, evaluate and Landmarker like any other.
+    The expected errors of such a detector are what its training claims: they are not calibrated on other people.
+
+    Example: `veilmark export-client runs/landmarks-synthetic-keyed --client 0 --out weights`
+    """
+    from veilmark.federation.finished import export_client as export
+
+    folder = export(run, client, out or run / f"weights-{client}", data, secrets=secrets)
+    say(f"weights: {escape(str(folder))}; e.g. veilmark detect PHOTOS --weights {escape(str(folder))}")
+
+
 @app.command()
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Run folders of `veilmark federate`.", show_default=False)],
