@@ -117,7 +117,7 @@ def play_cell(cell: Cell, data: Path) -> dict[str, Any]:
             "name": cell.name,
             "seed": cell.seed,
             "config": config.model_dump(mode="json"),
-            "accuracy": summary["accuracy"],
+            "accuracy": summary["score"],
             "findings": json.loads((run.path / "audit" / "audit.json").read_text(encoding="utf-8")),
             "obstacles": summary["obstacles"],
             "seconds": time.monotonic() - began,

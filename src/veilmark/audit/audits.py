@@ -19,18 +19,24 @@ from veilmark.audit.attack import Attack, Finding, Scene, Truth
 from veilmark.audit.cipher_audit import CipherJigsaw, CipherKnownPlaintext, key_obstacle
 from veilmark.audit.class_mix import ClassMix
 from veilmark.audit.client_inference import Linking
+from veilmark.audit.face_inversion import FaceInversion
 from veilmark.audit.feature_inversion import PicturesFromHead
 from veilmark.audit.generator_attacks import KeyOracle
 from veilmark.audit.inverse_network import PicturesFromGenerated
 from veilmark.audit.inversion_ladder import InversionOfClassifier, InversionOfGenerator
 from veilmark.audit.label_inference import LabelCounts
 from veilmark.audit.membership import MembershipByLoss
+from veilmark.audit.people import OwnerOfPerson, PersonMembership
 from veilmark.audit.record import Record, ThreatModel, read_record
+from veilmark.audit.released_share import DetectorFromShare
 from veilmark.audit.shadow_membership import MembershipByLiRA, MembershipByPredictions
-from veilmark.federation.client_side import SecretFolder
+from veilmark.federation.config import LandmarksFederation
+from veilmark.federation.finished import secrets_of
 from veilmark.federation.methods.ppidsg import PPIDSGOptions, cipher_of
 from veilmark.federation.samples import SHOWN, write_sheet
 from veilmark.federation.tasks.classify import load_classify, without_owner
+from veilmark.federation.tasks.landmarks import load_aside, load_landmarks, load_strangers
+from veilmark.federation.tasks.loading import TASKS
 from veilmark.federation.tasks.task import Data
 from veilmark.federation.transcript import CHAIN, TranscriptError
 from veilmark.ppidsg.client_training import to_bytes
@@ -58,6 +64,20 @@ ATTACKS: dict[str, Attack] = {
     )
 }
 """Every attack, in the order in which a budget is spent: quick and telling ones first."""
+
+FACE_ATTACKS: dict[str, Attack] = {
+    attack.name: attack
+    for attack in (Linking(), OwnerOfPerson(), FaceInversion(), PersonMembership(), DetectorFromShare())
+}
+"""Those on federations of landmark detectors, in the same order."""
+
+NOT_TRIED_ON_FACES = (
+    "a malicious server that changes what it sends",
+    "inversion that follows all steps of a round one by one, or with a generative model of faces as its prior",
+    "membership with shadow federations of the very method",
+    "faces of a person that the clients do not have: those asked about are the ones that were learned",
+)
+"""What an audit of a landmark federation does not do."""
 
 NOT_TRIED = (
     "a malicious server that changes what it sends",
@@ -138,8 +158,9 @@ def audit_run(
     obstacles: dict[str, str] = {}
     skipped: list[str] = []
     started = time.monotonic()
+    attacks = attacks_on(record)
     with progress_bar("pieces of work") as bar:
-        for name, attack in ATTACKS.items():
+        for name, attack in attacks.items():
             if why := attack.obstacle(record):
                 obstacles[name] = why
                 continue
@@ -159,7 +180,8 @@ def audit_run(
             findings += kept[name]
             told(name)
     write_json(out / "audit.json", findings)
-    accuracy = json.loads((run / "summary.json").read_text(encoding="utf-8"))["accuracy"]["mean"]
+    task = TASKS[record.config.task]
+    score = json.loads((run / "summary.json").read_text(encoding="utf-8"))[task.score_name]["mean"]
     summary = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "version": __version__,
@@ -169,20 +191,26 @@ def audit_run(
         "clients": record.config.clients,
         "rounds": [recorded.number for recorded in record.rounds],
         "seed": seed,
-        "accuracy": accuracy,
+        "score": score,
+        "score_words": task.score_words,
         "shared": sorted(record.declared.tensors),
         "metrics": list(record.declared.metrics),
         "public": len(public),
         "threat_models": {model.value: model.words for model in ThreatModel},
-        "questions": {name: attack.question for name, attack in ATTACKS.items()},
-        "needs": {name: attack.needs for name, attack in ATTACKS.items()},
+        "questions": {name: attack.question for name, attack in attacks.items()},
+        "needs": {name: attack.needs for name, attack in attacks.items()},
         "obstacles": obstacles,
         "skipped": skipped,
         "pictures": {name: pictures[name] for name in kept if pictures.get(name)},
-        "not_tried": list(NOT_TRIED),
+        "not_tried": list(NOT_TRIED_ON_FACES if attacks is FACE_ATTACKS else NOT_TRIED),
     }
     write_json(out / "summary.json", summary)
     return summary
+
+
+def attacks_on(record: Record) -> dict[str, Attack]:
+    """The attacks on what a record's clients learned, by name."""
+    return FACE_ATTACKS if isinstance(record.config, LandmarksFederation) else ATTACKS
 
 
 def newest_run(folder: Path) -> Path | None:
@@ -193,6 +221,9 @@ def newest_run(folder: Path) -> Path | None:
 
 def _truth(record: Record, run: Path, data: Path | None, secrets: Path | None) -> tuple[Truth, Data]:
     config = record.config
+    if isinstance(config, LandmarksFederation):
+        _, owners, _, _ = load_landmarks(config.data, data, config.clients, config.seed)
+        return Truth(owners, strangers=load_strangers(config.data, data)), load_aside(config.data, data)
     task, owners, _, _ = load_classify(config.data, data, config.clients, config.seed)
     if task.description() != record.task.description():
         raise ConfigError(f"the pictures in {data} are not those of {run}: {task.description()}")
@@ -204,14 +235,7 @@ def _truth(record: Record, run: Path, data: Path | None, secrets: Path | None) -
         strangers = without_owner(config.data, data, owners, _STRANGERS)
     if key_obstacle(record):
         return Truth(owners, strangers=strangers), public
-    places = [secrets] if secrets else [run.with_name(run.name + ".secrets"), run.parent / "secrets"]
-    there = [place for place in places if (place / "federation.key").exists()]
-    if not there:
-        raise ConfigError(
-            f"the guessed key is scored with the run's secrets, and {places[0]} has no federation.key; give their "
-            "folder with --secrets"
-        )
-    known, options = SecretFolder(there[0]).of_client(0), record.method.options
+    known, options = secrets_of(run, secrets).of_client(0), record.method.options
     same = PPIDSGOptions(scope=options.scope, block=options.block, without=options.without)
     cipher = cipher_of(same, known.federation, known.own)
     return Truth(owners, cipher.table(task.channels, task.side, task.side), strangers), public

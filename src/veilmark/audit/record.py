@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,16 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from veilmark.federation.config import FederationConfig
-from veilmark.federation.messages import Declared, Update
-from veilmark.federation.methods.method import Method, ServerView
+from veilmark.federation.config import FederationConfig, LandmarksFederation, federation_from
+from veilmark.federation.messages import Declared, Update, UpdateRefused
+from veilmark.federation.methods.method import Method, Server, ServerView
 from veilmark.federation.tasks.classify import ClassifierNetwork, Classify
-from veilmark.federation.tasks.task import Data
+from veilmark.federation.tasks.landmarks import LandmarksTask
+from veilmark.federation.tasks.task import Data, Task
 from veilmark.federation.transcript import VERSION, Transcript, TranscriptError
 from veilmark.run.checkpoints import Tensors, read_tensors
 from veilmark.run.errors import ConfigError, VeilmarkError
+from veilmark.sht.training_sets import NetworkConfig
 
 
 class ThreatModel(StrEnum):
@@ -67,6 +69,12 @@ class _Manifest(BaseModel):
     metrics: list[str]
 
 
+class _FacesManifest(_Manifest):
+    """The same, of a federation of landmark detectors."""
+
+    architecture: NetworkConfig  # type: ignore[assignment]
+
+
 class _Said(BaseModel):
     """What may stand beside the tensors of an update."""
 
@@ -82,7 +90,8 @@ class RecordedRound:
     Attributes:
         number: From 1.
         broadcast: What every client was sent.
-        updates: What clients sent, by client.
+        updates: What clients sent, by client, in the terms of what was broadcast: a server rebuilds what travels in
+            another form.
     """
 
     number: int
@@ -98,7 +107,7 @@ class Record:
         config: The public config. It holds the run's seed, as the server does.
         method: What clients do, with its public options.
         server: What the server knows: networks and settings, no example.
-        declared: What an update looks like.
+        declared: What an update looks like, in those terms.
         rounds: The recorded rounds, oldest first.
     """
 
@@ -112,6 +121,12 @@ class Record:
     def task(self) -> Classify:
         """The networks of the task, without a test set."""
         assert isinstance(self.server.task, Classify)
+        return self.server.task
+
+    @property
+    def faces(self) -> LandmarksTask:
+        """The same, of a federation of landmark detectors."""
+        assert isinstance(self.server.task, LandmarksTask)
         return self.server.task
 
 
@@ -131,10 +146,8 @@ def read_record(path: Path) -> Record:
     transcript = Transcript(path)
     files = transcript.verify()
     manifest = _manifest(transcript.path / "manifest.json")
-    if manifest.config.get("task") == "landmarks":
-        raise TranscriptError(f"{path} is of a federation that learned landmarks; audits are of the task classify")
     try:
-        config = FederationConfig.model_validate(manifest.config)
+        config = federation_from(manifest.config, "config")
         method = config.made_method()
         server = ServerView(
             _task(config, manifest.architecture), config.clients, config.rounds, config.seed, config.training
@@ -158,8 +171,8 @@ def read_record(path: Path) -> Record:
         rounds.setdefault(int(number), {})[name.removesuffix(".safetensors")] = transcript.path / file
     if not rounds:
         raise TranscriptError(f"{transcript.path} holds no round; play the federation with --set record=all")
-    read = [_round(number, found, declared, sent, config.clients) for number, found in sorted(rounds.items())]
-    return Record(config, method, server, declared, tuple(read))
+    read = [_round(number, found, declared, sent, made, config.clients) for number, found in sorted(rounds.items())]
+    return Record(config, method, server, Declared.like(made.broadcast(), declared.metrics), tuple(read))
 
 
 def network_of(record: Record, tensors: Tensors) -> ClassifierNetwork:
@@ -180,7 +193,9 @@ def _manifest(path: Path) -> _Manifest:
         version = said.get("version") if isinstance(said, dict) else None
         if version != VERSION:
             raise TranscriptError(f"{path} is of version {version!r}; this Veilmark reads version {VERSION}")
-        return _Manifest.model_validate(said)
+        config = said.get("config")
+        faces = isinstance(config, dict) and config.get("task") == LandmarksTask.name
+        return (_FacesManifest if faces else _Manifest).model_validate(said)
     except json.JSONDecodeError as error:
         raise TranscriptError(f"{path} is not JSON: {error}") from error
     except ValidationError as error:
@@ -189,7 +204,12 @@ def _manifest(path: Path) -> _Manifest:
         raise TranscriptError(f"{path}: {key}: {problem['msg']}; a record takes nothing but what is declared") from None
 
 
-def _task(config: FederationConfig, architecture: _Architecture) -> Classify:
+def _task(config: FederationConfig, architecture: _Architecture | NetworkConfig) -> Task:
+    if isinstance(config, LandmarksFederation):
+        if architecture != config.data.network:
+            raise ConfigError("the architecture is not the one that data.network says")
+        return LandmarksTask(config.data, [])
+    assert isinstance(architecture, _Architecture)
     channels, side = architecture.channels, architecture.side
     nothing = Data(torch.zeros(0, channels, side, side, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64), ())
     if list(config.data.head_widths) != architecture.head_widths:
@@ -197,7 +217,9 @@ def _task(config: FederationConfig, architecture: _Architecture) -> Classify:
     return Classify(config.data, tuple(architecture.classes), channels, side, nothing)
 
 
-def _round(number: int, files: Mapping[str, Path], declared: Declared, sent: Declared, clients: int) -> RecordedRound:
+def _round(
+    number: int, files: Mapping[str, Path], declared: Declared, sent: Declared, server: Server, clients: int
+) -> RecordedRound:
     if "broadcast" not in files:
         some = next(iter(files.values()))
         raise TranscriptError(f"{some.parent} has no broadcast.safetensors")
@@ -211,7 +233,12 @@ def _round(number: int, files: Mapping[str, Path], declared: Declared, sent: Dec
         client = name.removeprefix("client-")
         if not (name.startswith("client-") and client.isdecimal() and int(client) < clients):
             raise TranscriptError(f"{path} is no message of clients 0 to {clients - 1}")
-        updates[int(client)] = _update(path, declared)
+        update = _update(path, declared)
+        try:
+            server.check(update)
+        except UpdateRefused as problem:
+            raise TranscriptError(f"{path}: {problem}") from None
+        updates[int(client)] = replace(update, tensors=server.rebuilt(broadcast, update.tensors))
     return RecordedRound(number, broadcast, dict(sorted(updates.items())))
 
 

@@ -47,7 +47,8 @@ class AuditSummary(BaseModel):
     clients: int
     rounds: list[int]
     seed: int
-    accuracy: float
+    score: float
+    score_words: str
     shared: list[str]
     metrics: list[str]
     public: int

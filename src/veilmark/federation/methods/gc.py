@@ -130,6 +130,15 @@ class SparseServer(FedAvgServer):
             if not rising or int(places[0]) < 0 or int(places[-1]) >= value.numel():
                 raise UpdateRefused(f"tensor {name + INDICES!r}: places must ascend from 0 to {value.numel() - 1}")
 
+    def rebuilt(self, broadcast: Tensors, tensors: Tensors) -> Tensors:
+        """The broadcast with the changes that were sent."""
+        made = {}
+        for name, value in broadcast.items():
+            changed = value.flatten().clone()
+            changed[tensors[f"{name}{INDICES}"].long()] += tensors[f"{name}{VALUES}"]
+            made[name] = changed.view_as(value)
+        return made
+
     def combine(self, updates: Mapping[int, Update]) -> None:
         """The weighted mean of the changes; what was not sent counts as no change."""
         total = sum(update.examples for update in updates.values())

@@ -178,6 +178,15 @@ class Server(ABC):
         """
         return None
 
+    def rebuilt(self, broadcast: Tensors, tensors: Tensors) -> Tensors:
+        """What an update says in the terms of what was broadcast; for most methods it is just that.
+
+        Args:
+            broadcast: What the client was sent.
+            tensors: What it sent back.
+        """
+        return tensors
+
     @abstractmethod
     def combine(self, updates: Mapping[int, Update]) -> None:
         """Takes the accepted updates of a round in, by client; there is one at least."""

@@ -17,6 +17,7 @@ from veilmark.federation.messages import Update
 from veilmark.federation.methods.fedavg import FedAvgServer, chosen_tensors, train_locally
 from veilmark.federation.methods.keyed import generated_detector, landmarks_task, start_detector
 from veilmark.federation.methods.method import Client, ClientView, Method, Server, ServerView
+from veilmark.federation.tasks.landmarks import LandmarksTask
 from veilmark.ppidsg.cipher import BLOCKS, STEPS, Cipher
 from veilmark.ppidsg.client_training import frozen, to_bytes, to_unit
 from veilmark.ppidsg.losses import adversarial_loss, discriminator_loss, semantic_loss
@@ -56,6 +57,10 @@ class PPIDSGLandmarksOptions(BaseModel):
     block: int = 4
     without: tuple[str, ...] = ()
 
+    def network(self, task: LandmarksTask, seed: int) -> GeneratedDetector:
+        """The network with these options."""
+        return generated_detector(task, seed, self.blocks)
+
     @field_validator("block")
     @classmethod
     def _block(cls, block: int) -> int:
@@ -83,7 +88,7 @@ class PPIDSGLandmarksClient(Client):
     def __init__(self, view: ClientView, options: PPIDSGLandmarksOptions) -> None:
         task = landmarks_task(view.task, "ppidsg-landmarks")
         self.view, self.options = view, options
-        self.network: GeneratedDetector = generated_detector(task, view.seed, options.blocks)
+        self.network: GeneratedDetector = options.network(task, view.seed)
         own = view.secrets.federation if options.start == "key" else view.secrets.own
         self.secret = own.derive(b"key")
         start_detector(self.network, self.secret, options.detector == "fixed")
@@ -234,7 +239,7 @@ class PPIDSGLandmarks(Method[PPIDSGLandmarksOptions]):
         side = task.config.network.size
         if side % options.block:
             raise ConfigError(f"faces of {side} px are no whole number of blocks of {options.block}; use another block")
-        network = generated_detector(task, view.seed, options.blocks)
+        network = options.network(task, view.seed)
         weights = network.state_dict()
         metrics = ["adversarial", "semantic", "landmarks", "discriminator"]
         if options.detector != "fixed":

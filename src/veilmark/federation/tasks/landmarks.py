@@ -238,7 +238,7 @@ class LandmarksTask(Task):
 
     Args:
         config: Data and network.
-        test: Faces of people whom no client has.
+        test: Faces of people whom no client has; none where only the networks are of interest.
     """
 
     name = "landmarks"
@@ -249,11 +249,14 @@ class LandmarksTask(Task):
 
     def __init__(self, config: LandmarksConfig, test: Sequence[Frame]) -> None:
         self.config, self.people = config, [frame.person for frame in test]
-        self.test_inputs = torch.from_numpy(np.stack([frame.crop for frame in test if frame.crop is not None]))
-        self.test_inputs = self.test_inputs.permute(0, 3, 1, 2).contiguous()
-        side = config.network.size
-        edge = (test[0].picture.shape[0] - side) / 2
-        self.points = np.stack([(frame.points - edge) / side for frame in test]).astype(np.float64)
+        crops = [frame.crop for frame in test if frame.crop is not None]
+        self.test_inputs = torch.zeros(0, 3, REFERENCE_SIZE, REFERENCE_SIZE, dtype=torch.uint8)
+        self.points = np.zeros((0, len(get_scheme(config.network.scheme)), 2))
+        if crops:
+            self.test_inputs = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).contiguous()
+            side = config.network.size
+            edge = (test[0].picture.shape[0] - side) / 2
+            self.points = np.stack([(frame.points - edge) / side for frame in test]).astype(np.float64)
 
     def description(self) -> dict[str, Any]:
         """DHLN's config."""
@@ -383,6 +386,25 @@ def load_landmarks(
     return LandmarksTask(config, test), owners, partition, skipped
 
 
+def load_aside(config: LandmarksConfig, data: Path | None) -> Data:
+    """Faces of people whom neither a client nor the score has, with labels: public ones, for an audit.
+
+    Args:
+        config: What to load; its ``aside`` has the people.
+        data: Folder of the set; None for synthetic faces, as many people as are scored.
+    """
+    return _as_data(_aside(config, data, config.test_people), True)
+
+
+def load_strangers(config: LandmarksConfig, data: Path | None) -> Data:
+    """Faces of the people who are scored, as clients would have them: an audit asks about them beside members."""
+    if config.layout == SYNTHETIC or data is None:
+        frames = _rendered(config.network.size, config.frames, _OTHERS, config.test_people, scored=True)
+    else:
+        frames, _ = _read(config, data, config.test, scored=True)
+    return _as_data(frames, True)
+
+
 def load_newcomers(config: LandmarksConfig, data: Path | None, count: int, faces: int, seed: int) -> list[Data]:
     """Owners who come when the federation is over, with few faces of people whom nobody else has.
 
@@ -396,17 +418,19 @@ def load_newcomers(config: LandmarksConfig, data: Path | None, count: int, faces
     Raises:
         ConfigError: If there are too few people or faces.
     """
-    if config.layout == SYNTHETIC or data is None:
-        people = max(2, -(-faces // config.frames)) * count
-        frames = _rendered(config.network.size, config.frames, _ASIDE, people, scored=False)
-    else:
-        frames, _ = _read(config, data, config.aside, scored=False)
+    frames = _aside(config, data, max(2, -(-faces // config.frames)) * count)
     owned = _deal(config.model_copy(update={"people": None, "partition": "people", "alpha": None}), frames, count, seed)
     rng = rng_for(seed, 65)
     for some in owned:
         if len(some) < faces:
             raise ConfigError(f"{faces} faces for each of {count} newcomers: one would have {len(some)} of its people")
     return [_as_data([some[row] for row in sorted(rng.permutation(len(some))[:faces])], True) for some in owned]
+
+
+def _aside(config: LandmarksConfig, data: Path | None, people: int) -> list[Frame]:
+    if config.layout == SYNTHETIC or data is None:
+        return _rendered(config.network.size, config.frames, _ASIDE, people, scored=False)
+    return _read(config, data, config.aside, scored=False)[0]
 
 
 def _by_person(values: NDArray[np.float64], people: Sequence[str]) -> list[float]:

@@ -1,0 +1,233 @@
+"""Whose faces: was a person in the training, and which client has that person."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from veilmark.audit.attack import REAL, Attack, Finding, Scene, with_controls
+from veilmark.audit.faces import (
+    EACH,
+    as_array,
+    face_network,
+    fit_by_person,
+    halves,
+    people_of,
+    rehearsed_round,
+    rows_of,
+    trained,
+)
+from veilmark.audit.record import Record, RecordedRound, ThreatModel
+from veilmark.federation.tasks.task import Data
+from veilmark.run.checkpoints import Tensors
+from veilmark.run.seeds import rng_for
+
+SHADOWS = 4
+"""Networks that the attacker trains on public people."""
+SHADOW_STEPS = 60
+"""Steps of each."""
+CONTROL_PEOPLE, CONTROL_STEPS = 3, 150
+"""People that a network is made to overfit on, and steps, in the positive control of membership."""
+ASKED = 24
+"""People of each client who are asked about, at most."""
+REHEARSED = 3
+"""Clients that the attacker plays, to see which it would find a person in."""
+
+
+class PersonMembership(Attack):
+    """Was a person in the training? The release against shadow networks, person by person.
+
+    Offline LiRA (Carlini et al. 2022, arXiv 2112.03570) at the level of people: how much better what was released fits
+    a person's faces than networks do that the attacker trained on others. What did not travel is taken from those
+    networks. Faces of the person in question, with landmarks, are in the attacker's hands: others than were learned
+    would be harder.
+    """
+
+    name = "membership of people"
+    threat_model = ThreatModel.outsider
+    needs = "the released share; public faces; faces of the person in question"
+    question = (
+        "Shown faces of a person, can somebody with the finished share tell whether that person was in the training?"
+    )
+
+    def obstacle(self, record: Record) -> str | None:
+        """Something must be released."""
+        return None if record.declared.tensors else "nothing is released"
+
+    def findings(self, scene: Scene) -> list[Finding]:
+        """A network that knows a few people by heart, the run, and the start of the run for noise."""
+        record, public = scene.record, scene.public
+        everyone = sorted(set(people_of(public)))
+        shadows = self._shadows(scene)
+        by_heart = everyone[: max(1, min(CONTROL_PEOPLE, len(everyone) // 2))]
+        overfit = trained(scene, face_network(record), rows_of(public, by_heart), CONTROL_STEPS, 20)
+        release = {name: value for name, value in overfit.state_dict().items() if name in record.declared.tensors}
+        rest = [person for person in everyone if person not in by_heart]
+        known = self._compared(scene, shadows, release, public, by_heart, rest)
+        scene.advance()
+        assert scene.truth.strangers is not None
+        members = [(owner, sorted(set(people_of(owner)))[:ASKED]) for owner in scene.truth.owners]
+        strangers = scene.truth.strangers
+        nobody = sorted(set(people_of(strangers)))
+        asked = _joined(
+            [rows_of(owner, people, EACH) for owner, people in members] + [rows_of(strangers, nobody, EACH)]
+        )
+        inside = [person for _, people in members for person in people]
+        real = self._compared(scene, shadows, record.rounds[-1].broadcast, asked, inside, nobody)
+        start = {k: v for k, v in face_network(record).state_dict().items() if k in record.declared.tensors}
+        blind = self._compared(scene, shadows, start, asked, inside, nobody)
+        found: list[Finding] = []
+        for metric in known:
+            words = f"area under the curve, by {metric}"
+            lines = [
+                self._finding(
+                    scene, f"a network that knows {len(by_heart)} people by heart", words, "%", known[metric], 50
+                ),
+                self._finding(scene, REAL, words, "%", real[metric], 50),
+            ]
+            found += with_controls(lines, lines[0].value, float(np.mean(blind[metric])))
+        return found
+
+    def _shadows(self, scene: Scene) -> list[Tensors]:
+        """Weights of networks that learned halves of the public people, drawn anew each."""
+        everyone = sorted(set(people_of(scene.public)))
+        made = []
+        for number in range(SHADOWS):
+            rng = rng_for(scene.seed, 68, number)
+            chosen = [everyone[place] for place in sorted(rng.permutation(len(everyone))[: max(2, len(everyone) // 2)])]
+            network = trained(scene, face_network(scene.record), rows_of(scene.public, chosen), SHADOW_STEPS, number)
+            made.append(network.state_dict())
+            scene.advance()
+        return made
+
+    def _compared(
+        self,
+        scene: Scene,
+        shadows: Sequence[Tensors],
+        release: Tensors,
+        data: Data,
+        inside: Sequence[str],
+        outside: Sequence[str],
+    ) -> dict[str, list[float]]:
+        """By what was asked, for each member the share of strangers with a smaller score, in percent.
+
+        Its mean is the area under the curve.
+        """
+        record = scene.record
+        gains: dict[str, list[NDArray[np.float64]]] = {}
+        order = [*inside, *outside]
+        for shadow in shadows:
+            alone = fit_by_person(record, face_network(record, shadow), data)
+            with_share = fit_by_person(record, face_network(record, shadow, release), data)
+            for metric in alone:
+                gains.setdefault(metric, []).append(
+                    as_array(with_share[metric], order) - as_array(alone[metric], order)
+                )
+        found = {}
+        for metric, values in gains.items():
+            score = np.mean(values, axis=0)
+            members, strangers = score[: len(inside)], score[len(inside) :]
+            smaller = (members[:, None] > strangers[None]).mean(axis=1)
+            smaller += 0.5 * (members[:, None] == strangers[None]).mean(axis=1)
+            found[metric] = (100 * smaller).tolist()
+        return found
+
+
+class OwnerOfPerson(Attack):
+    """Which client has a person, whose message fits that person's faces best, beyond what is usual for both."""
+
+    name = "owner of a person"
+    threat_model = ThreatModel.server
+    needs = "messages of two clients; public faces; faces of the person in question"
+    question = "Shown faces of a person, can the server tell which client has that person?"
+
+    def obstacle(self, record: Record) -> str | None:
+        """Two clients must have sent something."""
+        if not record.declared.tensors:
+            return "nothing travels"
+        return None if len(record.rounds[-1].updates) > 1 else "only one client sent a message"
+
+    def findings(self, scene: Scene) -> list[Finding]:
+        """Clients that the attacker plays with public people, the run, and noise in place of messages."""
+        record = scene.record
+        last = record.rounds[-1]
+        known, others = halves(scene.public)
+        people = sorted(set(people_of(others)))
+        dealt = [people[place::REHEARSED] for place in range(min(REHEARSED, len(people)))]
+        sent = {}
+        for number, mine in enumerate(dealt):
+            sent[number] = rehearsed_round(scene, last, rows_of(others, mine), number + 1)
+        rehearsed = self._hits(scene, last, sent, [rows_of(others, mine, EACH) for mine in dealt], known)
+        messages = {number: update.tensors for number, update in sorted(last.updates.items())}
+        owned = [
+            rows_of(scene.truth.owners[number], sorted(set(people_of(scene.truth.owners[number])))[:ASKED], EACH)
+            for number in messages
+        ]
+        real = self._hits(scene, last, messages, owned, known)
+        noise = {
+            number: {name: _disturbed(last.broadcast[name], value, scene.seed * 100 + number, place)
+                     for place, (name, value) in enumerate(sorted(tensors.items()))}
+            for number, tensors in messages.items()
+        }  # fmt: skip
+        blind = self._hits(scene, last, noise, owned, known)
+        found = []
+        for metric in real:
+            words = f"people found with their client, by {metric}"
+            played = self._finding(
+                scene, "clients played with public people", words, "%", rehearsed[metric], 100 / len(sent)
+            )
+            line = self._finding(scene, REAL, words, "%", real[metric], 100 / len(messages))
+            found += with_controls([played, line], played.value, float(np.mean(blind[metric])))
+        return found
+
+    def _hits(
+        self,
+        scene: Scene,
+        last: RecordedRound,
+        messages: Mapping[int, Tensors],
+        owned: Sequence[Data],
+        known: Data,
+    ) -> dict[str, list[float]]:
+        """By what was asked, for each person 100 where the guess is right, else 0."""
+        record = scene.record
+        asked = _joined(owned)
+        people, truth = [], []
+        for place, data in enumerate(owned):
+            mine = sorted(set(people_of(data)))
+            people += mine
+            truth += [place] * len(mine)
+        usual = rows_of(known, sorted(set(people_of(known))), EACH)
+        fits: dict[str, list[NDArray[np.float64]]] = {}
+        levels: dict[str, list[float]] = {}
+        for tensors in messages.values():
+            network = face_network(record, last.broadcast, tensors)
+            for metric, values in fit_by_person(record, network, asked).items():
+                fits.setdefault(metric, []).append(as_array(values, people))
+            for metric, values in fit_by_person(record, network, usual).items():
+                levels.setdefault(metric, []).append(float(np.mean(list(values.values()))))
+            scene.advance()
+        found = {}
+        for metric, rows in fits.items():
+            # Some messages fit everybody better; what a message fits strangers by is taken off.
+            beyond = np.stack(rows) - np.array(levels[metric])[:, None]
+            found[metric] = (100.0 * (beyond.argmax(axis=0) == np.array(truth))).tolist()
+        return found
+
+
+def _joined(parts: Sequence[Data]) -> Data:
+    return Data(
+        torch.cat([part.inputs for part in parts]),
+        torch.cat([part.targets for part in parts]),
+        tuple(name for part in parts for name in part.names),
+    )
+
+
+def _disturbed(before: torch.Tensor, after: torch.Tensor, seed: int, place: int) -> torch.Tensor:
+    """As far from the broadcast as a message, in a direction of chance."""
+    noise = torch.randn(before.shape, generator=torch.Generator().manual_seed(seed * 1000 + place))
+    moved = (after - before).float().norm()
+    disturbed: torch.Tensor = before + (noise * moved / noise.norm().clamp(min=1e-30)).to(before.dtype)
+    return disturbed
