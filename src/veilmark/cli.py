@@ -336,6 +336,13 @@ def demo(
     say(f"report: {escape(str(report))}")
 
 
+class TaskName(StrEnum):
+    """Tasks of the first look of `veilmark federate`."""
+
+    classify = "classify"
+    landmarks = "landmarks"
+
+
 class EngineName(StrEnum):
     """Engines of `veilmark federate`."""
 
@@ -355,6 +362,9 @@ def federate(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Change a value: --set method=none. Repeatable.")
     ] = None,
+    task: Annotated[
+        TaskName, typer.Option(help="Without RECIPE: digits to classify, or landmarks of synthetic faces.")
+    ] = TaskName.classify,
     clients: Annotated[int | None, typer.Option(min=1, help="Owners of the pictures.", show_default=False)] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="Rounds of the federation.", show_default=False)] = None,
     engine: Annotated[
@@ -369,13 +379,14 @@ def federate(
     device: Device = "cpu",
     debug: Debug = False,
 ) -> None:
-    """Train one classifier among owners who keep their pictures; Ctrl-C and `--resume` at any time.
+    """Train one network among owners who keep their pictures; Ctrl-C and `--resume` at any time.
 
     RECIPE is the name of a packaged recipe. `--set method=` says what is shared: none (the whole network, in the
     clear), local (nothing), ppidsg (a generator), or a defence; docs/federation.md. Writes the run folder: config.yaml,
     metrics.jsonl, summary.json, the transcript of what the server saw, report.html.
 
-    Without RECIPE: digits, 4 clients, the methods none, local and ppidsg side by side, in some minutes.
+    Without RECIPE: digits, 4 clients, the methods none, local and ppidsg side by side, in some minutes. With
+    `--task landmarks`: synthetic faces, the methods none, local and keyed, and the audit of what travelled.
 
     Example: `veilmark federate ppidsg-mnist --data mnist --set method=none --rounds 5`
     """
@@ -390,12 +401,18 @@ def federate(
         if data is not None:
             raise ConfigError("--data needs a recipe, e.g. veilmark federate ppidsg-mnist --data mnist")
         folder = out or Path("runs/federate")
-        runs = first_look(folder, settings, engine.value, resume, device)
+        if task is TaskName.landmarks:
+            folder = out or Path("runs/landmarks")
+        runs = first_look(folder, settings, engine.value, resume, device, task.value)
         for run in runs:
             write_federation_report(run)
         console.print(comparison_table(compare_runs(runs)))
+        if task is TaskName.landmarks:
+            _audit_all(runs)
         say(f"report: {escape(str(write_comparison(runs, folder)))}")
         return
+    if task is TaskName.landmarks:
+        raise ConfigError("--task is for the first look, without a recipe; a recipe says what is learned")
     config = federation_config(recipe, settings)
     run_path = out or Path("runs") / f"{recipe}-{config.method}"
     skipped = start_federation(
@@ -405,6 +422,19 @@ def federate(
     console.print(comparison_table(compare_runs([run_path])))
     say(f"report: {escape(str(report))}; transcript: {escape(str(run_path / 'transcript'))}")
     _report_skipped(skipped)
+
+
+def _audit_all(runs: list[Path]) -> None:
+    """Audits runs in which something travelled, and prints what was found."""
+    from veilmark.audit.audits import audit_run
+    from veilmark.report.audit import audit_table, read_audit, write_audit_report
+
+    for run in runs:
+        say(f"[bold]audit of {escape(run.name)}[/bold]")
+        audit_run(run, None, run / "audit")
+        if verdicts := read_audit(run / "audit"):
+            console.print(audit_table(verdicts))
+        write_audit_report(run / "audit")
 
 
 @app.command("export-client")

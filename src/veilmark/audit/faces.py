@@ -31,7 +31,7 @@ from veilmark.sht.pretrained import Detector
 HEADS = ("heatmap.", "detector.heatmap.")
 """How the names of the heatmap heads' tensors begin: where they travel, the whole detector does."""
 
-EACH = 8
+EACH = 4
 """Faces by which a person is known, at most."""
 
 

@@ -25,13 +25,13 @@ from veilmark.federation.tasks.task import Data
 from veilmark.run.checkpoints import Tensors
 from veilmark.run.seeds import rng_for
 
-SHADOWS = 4
+SHADOWS = 3
 """Networks that the attacker trains on public people."""
 SHADOW_STEPS = 60
 """Steps of each."""
 CONTROL_PEOPLE, CONTROL_STEPS = 3, 150
 """People that a network is made to overfit on, and steps, in the positive control of membership."""
-ASKED = 24
+ASKED = 12
 """People of each client who are asked about, at most."""
 REHEARSED = 3
 """Clients that the attacker plays, to see which it would find a person in."""

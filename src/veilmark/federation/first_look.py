@@ -1,21 +1,46 @@
-"""The first look: three methods on digits, with nothing to download."""
+"""The first look: three methods side by side, with nothing to download."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from veilmark.federation.recipes import federation_config, start_federation
 from veilmark.federation.runs import Engine
 from veilmark.run.progress import say
 
-METHODS = ("none", "local", "ppidsg")
-"""What is compared: everything shared, nothing shared, a generator shared."""
+
+@dataclass(frozen=True)
+class Look:
+    """What a first look at a task plays.
+
+    Attributes:
+        recipe: A packaged recipe that needs no data.
+        methods: What is compared: everything shared, nothing shared, a generator shared.
+        settings: Changes that make the recipe a matter of minutes.
+    """
+
+    recipe: str
+    methods: tuple[str, ...]
+    settings: tuple[str, ...] = ()
+
+
+LOOKS = {
+    "classify": Look("ppidsg-digits", ("none", "local", "ppidsg")),
+    "landmarks": Look("landmarks-synthetic", ("none", "local", "keyed"), ("data.frames=8", "rounds=6")),
+}
+"""First looks by task."""
 
 
 def first_look(
-    folder: Path, settings: list[str], engine: Engine = "in-process", resume: bool = False, device: str = "cpu"
+    folder: Path,
+    settings: list[str],
+    engine: Engine = "in-process",
+    resume: bool = False,
+    device: str = "cpu",
+    task: str = "classify",
 ) -> list[Path]:
-    """Plays the recipe ``ppidsg-digits`` with each of ``METHODS``.
+    """Plays a task's recipe with each of its methods.
 
     Args:
         folder: Where the run folders go; their secrets lie beside, in ``secrets``, the same for all.
@@ -23,6 +48,7 @@ def first_look(
         engine: ``in-process`` or ``flower``.
         resume: Go on from the last finished rounds.
         device: Where clients compute: ``auto``, ``cpu`` or ``cuda``.
+        task: A key of ``LOOKS``.
 
     Returns:
         The run folders.
@@ -30,9 +56,13 @@ def first_look(
     Raises:
         VeilmarkError: If a setting does not fit, or a folder holds another run.
     """
-    configs = {method: federation_config("ppidsg-digits", [*settings, f"method={method}"]) for method in METHODS}
+    look = LOOKS[task]
+    configs = {
+        method: federation_config(look.recipe, [*look.settings, *settings, f"method={method}"])
+        for method in look.methods
+    }
     for method, config in configs.items():
         say(f"[bold]{method}[/bold]")
         kept = folder / "secrets"
         start_federation(config, None, folder / method, engine=engine, secrets=kept, resume=resume, device=device)
-    return [folder / method for method in METHODS]
+    return [folder / method for method in look.methods]

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from rich.table import Table
 
 from veilmark.report import FederationRound, FederationSummary
+from veilmark.report.audit import read_audit
 from veilmark.report.federation_plots import SCORES, plot_cost, plot_losses, plot_partition, plot_score
 from veilmark.report.html import read_metrics, read_record, read_text, write_page
 from veilmark.run.errors import DataError
@@ -150,6 +151,8 @@ def compare_runs(runs: Sequence[Path]) -> Comparison:
 def write_comparison(runs: Sequence[Path], out: Path) -> Path:
     """The page of ``veilmark compare``, with ``comparison.json`` and its charts beside it.
 
+    Runs that were audited stand there with their verdicts, too.
+
     Args:
         runs: Run folders.
         out: Folder of the page.
@@ -168,7 +171,12 @@ def write_comparison(runs: Sequence[Path], out: Path) -> Path:
     points = {label: (row.megabytes_up, row.mean) for label, row in zip(labels, comparison.rows, strict=True)}
     plot_cost(points, words, out / "cost.png")
     write_json(out / "comparison.json", asdict(comparison))
-    return write_page(out, "comparison.html.j2", labels=labels, comparison=comparison, words=words)
+    audits = {
+        label: read_audit(Path(run) / "audit")
+        for label, run in zip(labels, runs, strict=True)
+        if (Path(run) / "audit/audit.json").exists()
+    }
+    return write_page(out, "comparison.html.j2", labels=labels, comparison=comparison, words=words, audits=audits)
 
 
 def comparison_table(comparison: Comparison) -> Table:
