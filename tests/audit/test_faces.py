@@ -1,0 +1,230 @@
+"""Attacks on landmark federations: each where it must succeed, and where it must not."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "federation"))
+from test_landmarks_methods import LEARNING, config, play
+
+from veilmark.audit import audits, face_inversion, people, released_share
+from veilmark.audit.attack import REAL, Scene, Truth
+from veilmark.audit.audits import FACE_ATTACKS, audit_run
+from veilmark.audit.face_inversion import FaceInversion
+from veilmark.audit.faces import (
+    face_batch,
+    face_network,
+    fit_by_person,
+    halves,
+    landmarks_of,
+    people_of,
+    rows_of,
+    sharp_faces,
+    trained,
+)
+from veilmark.audit.people import OwnerOfPerson, PersonMembership
+from veilmark.audit.record import RecordedRound, read_record
+from veilmark.audit.released_share import DetectorFromShare
+from veilmark.federation.messages import Update, UpdateRefused
+from veilmark.federation.methods.gc import SparseServer
+from veilmark.federation.tasks.landmarks import load_aside, load_landmarks, load_strangers
+from veilmark.federation.transcript import TranscriptError
+from veilmark.report.audit import read_audit, write_audit_report
+from veilmark.report.federation import write_comparison
+from veilmark.run.checkpoints import read_tensors
+from veilmark.sht.losses import DHLNLoss
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Attacks as they are, with fewer steps."""
+    for module, name, value in (
+        (face_inversion, "STEPS", 4),
+        (people, "SHADOWS", 1),
+        (people, "SHADOW_STEPS", 3),
+        (people, "CONTROL_STEPS", 6),
+        (released_share, "STEPS", 3),
+        (released_share, "CONTROL_STEPS", 3),
+    ):
+        monkeypatch.setattr(module, name, value)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def scene_of(run, made):
+    _, owners, _, _ = load_landmarks(made.data, None, made.clients, made.seed)
+    truth = Truth(owners, strangers=load_strangers(made.data, None))
+    return Scene(read_record(run.path / "transcript"), load_aside(made.data, None), truth)
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory):
+    made = config("data.test_people=4", method="none", rounds=1)
+    return play(tmp_path_factory.mktemp("runs") / "run", made), made
+
+
+@pytest.mark.parametrize("method", LEARNING)
+def test_every_method_is_audited(tmp_path, method):
+    run = play(tmp_path / "run", config("data.test_people=4", method=method))
+    audit_run(run.path, None, tmp_path / "audit")
+    found = json.loads((tmp_path / "audit/audit.json").read_text())
+    assert {line["attack"] for line in found} == (set() if method == "local" else set(FACE_ATTACKS))
+    for line in found:
+        assert line["positive_control"] is not None
+        assert line["negative_control"] is not None
+    page = write_audit_report(tmp_path / "audit").read_text()
+    assert "NME at 16 px" in page
+    assert "Accuracy" not in page
+
+
+def test_a_comparison_shows_what_leaked(tmp_path, played, monkeypatch):
+    run, _ = played
+    monkeypatch.setattr(audits, "FACE_ATTACKS", {"owner of a person": FACE_ATTACKS["owner of a person"]})
+    audit_run(run.path, None, run.path / "audit")
+    page = write_comparison([run.path], tmp_path / "both").read_text()
+    assert "What leaked" in page
+    assert read_audit(run.path / "audit")[0].words.split(".")[0] in page
+
+
+def test_pruned_updates_are_rebuilt_before_they_are_attacked(tmp_path):
+    run = play(tmp_path / "run", config(method="gc", rounds=1))
+    record = read_record(run.path / "transcript")
+    (recorded,) = record.rounds
+    update = recorded.updates[0].tensors
+    assert update.keys() == recorded.broadcast.keys() == record.declared.tensors.keys()
+    sent = read_tensors(run.path / "transcript/round-0001/client-0.safetensors")[0]
+    for name, value in recorded.broadcast.items():
+        change = (update[name] - value).flatten()
+        places = sent[f"{name}.indices"].long()
+        torch.testing.assert_close(change[places], sent[f"{name}.values"], atol=1e-5, rtol=1e-3)
+        change[places] = 0
+        assert not change.any()
+
+
+def test_a_pruned_update_that_the_server_would_refuse_is_refused(tmp_path, monkeypatch):
+    run = play(tmp_path / "run", config(method="gc", rounds=1))
+
+    def refuse(self, update):
+        raise UpdateRefused("a place is named twice")
+
+    monkeypatch.setattr(SparseServer, "check", refuse)
+    with pytest.raises(TranscriptError, match=r"client-0\.safetensors: a place is named twice"):
+        read_record(run.path / "transcript")
+
+
+def test_public_halves_share_nobody(played):
+    _, made = played
+    known, others = halves(load_aside(made.data, None))
+    assert set(people_of(known)) & set(people_of(others)) == set()
+    assert len(set(people_of(known))) == len(set(people_of(others))) == 2
+    assert len(rows_of(known, people_of(known)[:1], each=1)) == 1
+    strangers = load_strangers(made.data, None)
+    assert not set(people_of(strangers)) & (set(people_of(known)) | set(people_of(others)))
+
+
+def test_faces_are_the_middle_of_what_owners_keep(played):
+    run, made = played
+    task = read_record(run.path / "transcript").faces
+    public = load_aside(made.data, None)
+    faces, points = sharp_faces(task, public), landmarks_of(task, public)
+    assert faces.shape == (len(public), 3, 32, 32)
+    # 48 pixels, of which the middle 32 are the crop.
+    assert torch.equal(faces[0], public.inputs[0][:, 8:40, 8:40] / 255)
+    assert torch.equal(points, public.targets - 8)
+
+
+def test_a_gradient_gives_more_of_a_face_away_than_noise_does(played, monkeypatch):
+    run, made = played
+    monkeypatch.setattr(face_inversion, "STEPS", 60)
+    scene = scene_of(run, made)
+    task = scene.record.faces
+    _, others = halves(scene.public)
+    network = face_network(scene.record, scene.record.rounds[0].broadcast)
+    names = [name for name, _ in network.named_parameters()]
+    x, where = sharp_faces(task, others)[:1], landmarks_of(task, others)[:1]
+    gradient = face_inversion._gradient(scene, network, names, where)
+    seen = [some.detach() for some in gradient(2 * x - 1, torch.ones(1, 1))]
+    noise = face_inversion._noise(seen, 0)
+    near = [
+        float(face_inversion.psnr(FaceInversion()._searched(scene, gradient, some, 0), 2 * x - 1)[0])
+        for some in (seen, noise)
+    ]
+    assert near[0] > near[1] + 2
+
+
+def test_the_gradient_is_that_of_training(played):
+    run, made = played
+    scene = scene_of(run, made)
+    record, task = scene.record, scene.record.faces
+    network = face_network(record, record.rounds[0].broadcast)
+    names = ["heatmap.0.2.weight", "finish.mix.bias"]
+    faces, points = sharp_faces(task, scene.public)[:2], landmarks_of(task, scene.public)[:2]
+    found = face_inversion._gradient(scene, network, names, points)(2 * faces - 1, torch.ones(2, 1))
+    small = torch.nn.functional.avg_pool2d(faces, 2)
+    grid = torch.nn.functional.interpolate(small, (32, 32), mode="bicubic", align_corners=False)
+    batch = face_batch(task, faces, points)
+    torch.testing.assert_close(batch.grid, grid)
+    config = task.config.network
+    loss = DHLNLoss(task.config.losses, config.scheme, config.size, config.map_stride)(network(grid), batch).total
+    loss.backward()
+    named = dict(network.named_parameters())
+    for name, gradient in zip(names, found, strict=True):
+        torch.testing.assert_close(gradient, named[name].grad)
+
+
+def test_a_person_is_found_with_the_client_whose_network_knows_it(played):
+    run, made = played
+    scene = scene_of(run, made)
+    record = scene.record
+    messages = {}
+    for number, owned in enumerate(scene.truth.owners):
+        network = trained(scene, face_network(record), owned, 400, 50 + number)
+        messages[number] = Update({k: v.detach() for k, v in network.state_dict().items()}, {}, len(owned))
+    first = record.rounds[0]
+    learned = replace(scene, record=replace(record, rounds=(RecordedRound(1, first.broadcast, messages),)))
+    found = {line.rung: line for line in OwnerOfPerson().findings(learned) if line.metric.endswith("by landmarks")}
+    assert found[REAL].value == 100
+    same = dict.fromkeys(messages, messages[0])
+    blind = replace(scene, record=replace(record, rounds=(RecordedRound(1, first.broadcast, same),)))
+    found = {line.rung: line for line in OwnerOfPerson().findings(blind) if line.metric.endswith("by landmarks")}
+    assert found[REAL].value == found[REAL].chance == 50
+
+
+def test_members_are_told_from_strangers_where_they_are_known_by_heart(played):
+    run, made = played
+    scene = scene_of(run, made)
+    record = scene.record
+    owned = scene.truth.owners
+    everyone = type(owned[0])(
+        torch.cat([some.inputs for some in owned]),
+        torch.cat([some.targets for some in owned]),
+        tuple(name for some in owned for name in some.names),
+    )
+    network = trained(scene, face_network(record), everyone, 400, 60)
+    release = {k: v.detach() for k, v in network.state_dict().items()}
+    first = record.rounds[0]
+    learned = replace(scene, record=replace(record, rounds=(RecordedRound(1, release, first.updates),)))
+    found = {line.rung: line for line in PersonMembership().findings(learned) if line.metric.endswith("by landmarks")}
+    assert found[REAL].value > 80
+    assert found[REAL].n == len(set(people_of(everyone)))
+
+
+def test_a_share_that_knows_landmarks_saves_an_outsider_work(played, monkeypatch):
+    run, made = played
+    monkeypatch.setattr(released_share, "CONTROL_STEPS", 120)
+    found = DetectorFromShare().findings(scene_of(run, made))
+    assert found[0].value > 5
+    assert found[1].rung == REAL
+
+
+def test_only_what_travels_is_asked(tmp_path):
+    run = play(tmp_path / "run", config("data.test_people=4", method="hallucinator", rounds=1))
+    record = read_record(run.path / "transcript")
+    public = load_aside(record.config.data, None)
+    assert set(fit_by_person(record, face_network(record), public)) == {"face"}
