@@ -7,7 +7,8 @@
 rounds of 10 steps of 20 images, the first and the last round recorded; then ``veilmark audit``. A finished cell is one
 JSON in ``benchmarks/results/audit/``: config, accuracy, the findings as they stand in ``audit.json``, what does not
 apply and why, date, machine. Leakage stands beside utility, so that a method that merely fails to learn cannot look
-private. Start the command once per core: cells in work are left to the others.
+private. Start the command once per core: cells in work are left to the others. ``--device cuda`` has
+clients and attacks compute on a GPU.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from veilmark.audit.audits import audit_run
 from veilmark.federation.config import FederationConfig
 from veilmark.federation.runs import run_federation
 from veilmark.run.config import override, resolve
+from veilmark.run.devices import choose_device
 from veilmark.run.folder import RunError, RunFolder, write_json
 from veilmark.run.progress import console, say
 
@@ -94,12 +96,13 @@ def grid(seeds: int) -> list[Cell]:
     return [Cell(data, name, seed) for seed in range(seeds) for data in ("mnist", "cifar10") for name in METHODS]
 
 
-def play_cell(cell: Cell, data: Path) -> dict[str, Any]:
+def play_cell(cell: Cell, data: Path, device: torch.device) -> dict[str, Any]:
     """The federation, if it is not there yet, and its audit.
 
     Args:
         cell: The cell.
         data: Folder that holds the data sets.
+        device: Where clients and attacks compute.
 
     Returns:
         What its JSON holds.
@@ -108,9 +111,9 @@ def play_cell(cell: Cell, data: Path) -> dict[str, Any]:
     folder = data / config.data.layout
     with run.hold():
         resume = (run.path / "config.yaml").exists()
-        run_federation(config, folder, run, secrets=secrets, resume=resume)
+        run_federation(config, folder, run, secrets=secrets, resume=resume, device=str(device))
         began = time.monotonic()
-        summary = audit_run(run.path, folder, run.path / "audit", secrets=secrets, seed=cell.seed)
+        summary = audit_run(run.path, folder, run.path / "audit", secrets=secrets, seed=cell.seed, device=str(device))
         return {
             "cell": cell.key,
             "data": cell.data,
@@ -122,8 +125,15 @@ def play_cell(cell: Cell, data: Path) -> dict[str, Any]:
             "obstacles": summary["obstacles"],
             "seconds": time.monotonic() - began,
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores, one thread",
+            "machine": machine(device),
         }
+
+
+def machine(device: torch.device) -> str:
+    """What computed: seconds mean little without."""
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, shared by several cells"
+    return f"{platform.machine()}, {os.cpu_count()} cores, one thread"
 
 
 def leakage(found: dict[str, Any]) -> tuple[float, str]:
@@ -210,6 +220,7 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=60, help="minutes in which new cells are started (default: 60)")
     parser.add_argument("--only", default="", help="only cells whose name holds this")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of the grid (default: 3)")
+    parser.add_argument("--device", default="cpu", help="auto, cpu or cuda (default: cpu)")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the finished cells")
     parser.add_argument("--plot", type=Path, default=PLOT, help="picture of --print")
     parser.add_argument("--print", action="store_true", help="print the tables of the finished cells, play nothing")
@@ -224,7 +235,7 @@ def main() -> None:
                 continue
             say(f"[bold]{cell.key}[/bold]")
             try:
-                found = play_cell(cell, args.data)
+                found = play_cell(cell, args.data, choose_device(args.device))
             except RunError as problem:
                 # Another process plays this cell.
                 say(str(problem))

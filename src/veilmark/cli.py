@@ -503,6 +503,7 @@ def audit(
     budget: Annotated[
         float | None, typer.Option(min=0, help="Minutes after which no further attack begins.", show_default=False)
     ] = None,
+    device: Device = "cpu",
     debug: Debug = False,
 ) -> None:
     """Attack what the server of a federation saw, and say what leaked.
@@ -516,7 +517,10 @@ def audit(
     """
     from veilmark.audit.audits import audit_run, newest_run
     from veilmark.report.audit import audit_table, read_audit, write_audit_report
+    from veilmark.run.devices import choose_device
 
+    # Before a first look is played.
+    computes = str(choose_device(device))
     if run is None:
         run = newest_run(Path("runs"))
         if run is None:
@@ -526,7 +530,7 @@ def audit(
             run = first_look(Path("runs/federate"), [])[0]
         say(f"run: {escape(str(run))}")
     folder = out or run / "audit"
-    summary = audit_run(run, data, folder, secrets=secrets, seed=seed, budget=budget)
+    summary = audit_run(run, data, folder, secrets=secrets, seed=seed, budget=budget, device=computes)
     console.print(audit_table(read_audit(folder)))
     for name in summary["skipped"]:
         say(f"[yellow]not begun, the budget was spent:[/yellow] {escape(name)}")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from veilmark.audit.record import Record, ThreatModel
@@ -85,6 +86,7 @@ class Scene:
         advance: Called after each piece of work.
         show: Called with a rung, true pictures and what the attack made of them, both ``(n, c, s, s)`` in [-1, 1]:
             for the report.
+        device: Where networks compute. What is drawn is drawn on the CPU, so that it is the same everywhere.
     """
 
     record: Record
@@ -93,6 +95,7 @@ class Scene:
     seed: int = 0
     advance: Callable[[], None] = lambda: None
     show: Callable[[str, Tensor, Tensor], None] = lambda rung, true, made: None
+    device: torch.device | str = "cpu"
 
 
 class Attack(ABC):

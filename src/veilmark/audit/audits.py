@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,6 +41,7 @@ from veilmark.federation.tasks.loading import TASKS
 from veilmark.federation.tasks.task import Data
 from veilmark.federation.transcript import CHAIN, TranscriptError
 from veilmark.ppidsg.client_training import to_bytes
+from veilmark.run.devices import choose_device
 from veilmark.run.errors import ConfigError
 from veilmark.run.folder import write_json
 from veilmark.run.progress import progress_bar
@@ -124,6 +126,7 @@ def audit_run(
     seed: int = 0,
     budget: float | None = None,
     without: Collection[str] = (),
+    device: str = "cpu",
     told: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Plays the attacks on what the server of a run saw.
@@ -139,6 +142,8 @@ def audit_run(
         seed: Of everything that attacks draw.
         budget: Minutes after which no further attack is begun.
         without: Names of attacks that are left out, and listed like those that the budget left out.
+        device: Where networks compute: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``. Figures of two devices are the same
+            to rounding only, which a search for pictures enlarges.
         told: Called with what is said of each attack.
 
     Returns:
@@ -146,9 +151,10 @@ def audit_run(
 
     Raises:
         TranscriptError: If the transcript is damaged; the message says where.
-        ConfigError: If the data are not those of the run.
+        ConfigError: If the device is not there, before any work; or if the data are not those of the run.
         DataError: If a file of the data is missing or damaged.
     """
+    computes = choose_device(device)
     record = read_record(run / "transcript")
     truth, public = _truth(record, run, data, secrets)
     out.mkdir(parents=True, exist_ok=True)
@@ -170,8 +176,10 @@ def audit_run(
                     continue
                 line = bar.add_task(name, total=None, note="")
                 sheets = Sheets(out / "pictures", name)
-                scene = Scene(record, public, truth, seed, lambda line=line: bar.advance(line), sheets.show)  # type: ignore[misc]
-                with torch.random.fork_rng(devices=[]):
+                scene = Scene(
+                    record, public, truth, seed, lambda line=line: bar.advance(line), sheets.show, computes  # type: ignore[misc]
+                )  # fmt: skip
+                with _undisturbed(computes):
                     torch.manual_seed(seed)
                     kept[name] = [asdict(found) for found in attack.findings(scene)]
                 pictures[name] = sheets.written
@@ -191,6 +199,7 @@ def audit_run(
         "clients": record.config.clients,
         "rounds": [recorded.number for recorded in record.rounds],
         "seed": seed,
+        "device": str(computes),
         "score": score,
         "score_words": task.score_words,
         "shared": sorted(record.declared.tensors),
@@ -211,6 +220,17 @@ def audit_run(
 def attacks_on(record: Record) -> dict[str, Attack]:
     """The attacks on what a record's clients learned, by name."""
     return FACE_ATTACKS if isinstance(record.config, LandmarksFederation) else ATTACKS
+
+
+@contextmanager
+def _undisturbed(device: torch.device) -> Iterator[None]:
+    """What is drawn meanwhile leaves no trace, and convolutions on a GPU are exact: gradients are compared closely."""
+    with (
+        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+        # By default a GPU rounds what it multiplies to 10 bits, and may add up in another order each time.
+        torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),
+    ):
+        yield
 
 
 def newest_run(folder: Path) -> Path | None:

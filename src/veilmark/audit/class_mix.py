@@ -202,10 +202,10 @@ class ClassMix(Attack):
             asked: Public pictures that no rehearsal learned from.
         """
         first, classes = scene.record.rounds[0], len(scene.record.task.classes)
-        before = _made(scene.record, first.broadcast, asked)
+        before = _made(scene, first.broadcast, asked)
         return {
             client: regression.counts(
-                reading(before, _made(scene.record, update.tensors, asked), asked.targets, classes), update.examples
+                reading(before, _made(scene, update.tensors, asked), asked.targets, classes), update.examples
             )
             for client, update in first.updates.items()
         }
@@ -256,7 +256,7 @@ def _rehearsed(scene: Scene, stage: _Stage, asked: Data, pictures: Data, count: 
     """
     record, classes = scene.record, len(scene.record.task.classes)
     first = record.rounds[0]
-    before = _made(record, first.broadcast, asked)
+    before = _made(scene, first.broadcast, asked)
     seen: list[Readings] = []
     blind: list[Readings] = []
     counts: list[Counts] = []
@@ -267,8 +267,8 @@ def _rehearsed(scene: Scene, stage: _Stage, asked: Data, pictures: Data, count: 
         # What is known is the same for all: one set of secrets and first weights.
         after = _trained(scene, stage, own, (0, 0) if stage.known else (number, client + 1))
         noisy = _noise(generator_of(first.broadcast), after, scene.seed + client)
-        seen.append(reading(before, _made(record, after, asked), asked.targets, classes))
-        blind.append(reading(before, _made(record, noisy, asked), asked.targets, classes))
+        seen.append(reading(before, _made(scene, after, asked), asked.targets, classes))
+        blind.append(reading(before, _made(scene, noisy, asked), asked.targets, classes))
         counts.append(np.bincount(own.targets.numpy(), minlength=classes))
         scene.advance()
     return _Played(np.stack(seen), np.stack(counts), np.stack(blind))
@@ -302,9 +302,10 @@ def _trained(scene: Scene, stage: _Stage, own: Data, who: tuple[int, int]) -> Te
         head_widths=record.task.head_widths,
         seed=int(rng_for(scene.seed, 63, *who).integers(2**31)),
         names=list(own.names) if options.scope == "image" else None,
+        device=scene.device,
     )
     client.train_round(generator_of(first.broadcast), first.number - 1)
-    return {name: value.detach() for name, value in client.generator.state_dict().items()}
+    return {name: value.detach().cpu() for name, value in client.generator.state_dict().items()}
 
 
 def _noise(before: Tensors, after: Tensors, seed: int) -> Tensors:
@@ -316,12 +317,13 @@ def _noise(before: Tensors, after: Tensors, seed: int) -> Tensors:
     }
 
 
-def _made(record: Record, tensors: Tensors, asked: Data) -> Tensor:
+def _made(scene: Scene, tensors: Tensors, asked: Data) -> Tensor:
     """``(n, p)``: what a generator makes of pictures."""
+    generator = generator_in(scene.record, tensors, scene.device)
     # Not in inference mode: what G keeps for its convolutions would then be of no use to training.
     with torch.no_grad():
-        made: Tensor = generator_in(record, tensors)(to_unit(asked.inputs))
-    return made.flatten(start_dim=1)
+        made: Tensor = generator(to_unit(asked.inputs.to(scene.device)))
+    return made.flatten(start_dim=1).cpu()
 
 
 def _taken(data: Data, rows: NDArray[np.integer]) -> Data:

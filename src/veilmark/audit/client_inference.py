@@ -21,7 +21,7 @@ def moved(broadcast: Tensors, sent: Tensors) -> Tensor:
     return torch.cat([(sent[name] - broadcast[name]).flatten() for name in names])
 
 
-def link(one: Sequence[Tensor], other: Sequence[Tensor]) -> list[int]:
+def link(one: Sequence[Tensor], other: Sequence[Tensor], device: torch.device | str = "cpu") -> list[int]:
     """Links the messages of one round to those of another, which come without a name.
 
     Each message is what its client's movement has beyond the mean movement of its round; the assignment with the
@@ -30,6 +30,7 @@ def link(one: Sequence[Tensor], other: Sequence[Tensor]) -> list[int]:
     Args:
         one: Movements of a round, one a client; two at least.
         other: Movements of another round, in an unknown order.
+        device: Where they are compared.
 
     Returns:
         For each of ``one`` the place of its sender in ``other``.
@@ -41,10 +42,12 @@ def link(one: Sequence[Tensor], other: Sequence[Tensor]) -> list[int]:
         raise ValueError(f"{len(one)} and {len(other)} messages; at least two, and as many in both rounds")
     rows = []
     for messages in (one, other):
-        stacked = torch.stack(list(messages)).double()
-        apart = stacked - stacked.mean(dim=0)
-        rows.append(apart / apart.norm(dim=1, keepdim=True).clamp(min=1e-30))
-    _, places = linear_sum_assignment(-(rows[0] @ rows[1].T).numpy())
+        # In place: movements are long, and a GPU may have less memory than the machine.
+        apart = torch.stack(list(messages)).to(device).double()
+        apart -= apart.mean(dim=0)
+        apart /= apart.norm(dim=1, keepdim=True).clamp(min=1e-30)
+        rows.append(apart)
+    _, places = linear_sum_assignment(-(rows[0] @ rows[1].T).cpu().numpy())
     return [int(place) for place in places]
 
 
@@ -79,7 +82,7 @@ class Linking(Attack):
         shuffled = [movements[1][place] for place in order]
         truth = [int(place) for place in np.argsort(order)]
         chance = 100 / len(clients)
-        hits = [100.0 * (a == b) for a, b in zip(link(movements[0], shuffled), truth, strict=True)]
+        hits = [100.0 * (a == b) for a, b in zip(link(movements[0], shuffled, scene.device), truth, strict=True)]
         generator = torch.Generator().manual_seed(scene.seed)
         spread = [float(row.std()) for row in movements[0]]
         noise = [s * torch.randn(movements[0][0].shape, generator=generator) for s in spread]
@@ -87,7 +90,7 @@ class Linking(Attack):
             row + 0.5 * s * torch.randn(row.shape, generator=generator)
             for row, s in zip(movements[0], spread, strict=True)
         ]
-        positive = linked_percent(link(movements[0], [near[place] for place in order]), truth)
+        positive = linked_percent(link(movements[0], [near[place] for place in order], scene.device), truth)
         scene.advance()
         found = [
             self._finding(
@@ -95,4 +98,4 @@ class Linking(Attack):
             ),
             self._finding(scene, REAL, "linked to its sender", "%", hits, chance),
         ]
-        return with_controls(found, positive, linked_percent(link(movements[0], noise), truth))
+        return with_controls(found, positive, linked_percent(link(movements[0], noise, scene.device), truth))

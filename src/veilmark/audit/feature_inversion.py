@@ -55,7 +55,7 @@ def train_feature_decoder(
 
     Args:
         extractor: The encoder of F, as it was broadcast.
-        public: ``(n, c, s, s)`` in [-1, 1].
+        public: ``(n, c, s, s)`` in [-1, 1], where the extractor computes; the decoder will, too.
         steps: Steps of Adam.
         batch: Pictures a step.
         seed: Of first weights and order.
@@ -66,7 +66,7 @@ def train_feature_decoder(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        decoder = Extractor(public.shape[1]).decoder
+        decoder = Extractor(public.shape[1]).decoder.to(public.device)
     with torch.no_grad():
         features = torch.cat([extractor(some) for some in torch.split(public, 256)])
     optimizer = torch.optim.Adam(decoder.parameters(), 2e-3)
@@ -103,17 +103,17 @@ class PicturesFromHead(Attack):
         noise: list[float] = []
         chances: list[float] = []
         shown: list[Tensor] = []
-        network = network_of(record, record.rounds[0].broadcast)
+        network = network_of(record, record.rounds[0].broadcast, scene.device)
         decoder = self._decoder(scene, network)
         generator = torch.Generator().manual_seed(scene.seed)
         named = dict(network.named_parameters())
         for row in range(half, min(half + _REHEARSED, len(public))):
             x = public[row : row + 1]
-            loss = class_loss(network(x), targets[row : row + 1])
+            loss = class_loss(network(x.to(scene.device)), targets[row : row + 1].to(scene.device))
             seen = torch.autograd.grad(loss, [named[f"{_FIRST}.weight"], named[f"{_FIRST}.bias"]])
-            blind = [torch.randn(g.shape, generator=generator) * g.std() for g in seen]
+            blind = [torch.randn(g.shape, generator=generator).to(scene.device) * g.std() for g in seen]
             for gradients, scores in ((seen, rehearsed), (blind, noise)):
-                made = _decoded(network, decoder, gradients, public)
+                made = _decoded(scene, network, decoder, gradients)
                 scores.append(float(psnr(made, x)[0]))
                 if gradients is seen:
                     shown.append(made)
@@ -138,10 +138,9 @@ class PicturesFromHead(Attack):
 
     def run(self, scene: Scene) -> dict[tuple[int, int], Tensor]:
         """A picture ``(1, c, s, s)`` by (round, client)."""
-        record, public = scene.record, to_unit(scene.public.inputs)
-        found = {}
+        record, found = scene.record, {}
         for recorded in record.rounds:
-            network = network_of(record, recorded.broadcast)
+            network = network_of(record, recorded.broadcast, scene.device)
             decoder = self._decoder(scene, network)
             share = rate(recorded.number - 1, record.config.rounds, record.config.training.decay_after)
             for client, update in recorded.updates.items():
@@ -150,20 +149,20 @@ class PicturesFromHead(Attack):
                 before, after = ({name: some[name] for name in names} for some in (recorded.broadcast, update.tensors))
                 scale = share * training.lr * sgd_weight(steps, training.momentum)
                 gradients = list(sgd_gradient(before, after, scale, training.weight_decay).values())
-                found[recorded.number, client] = _decoded(network, decoder, gradients, public)
+                found[recorded.number, client] = _decoded(scene, network, decoder, gradients)
                 scene.advance()
         return found
 
     def _decoder(self, scene: Scene, network: ClassifierNetwork) -> nn.Module:
-        public = to_unit(scene.public.inputs)
-        half = public[: len(public) // 2]
+        half = to_unit(scene.public.inputs[: len(scene.public) // 2].to(scene.device))
         return train_feature_decoder(
             network.extractor, half, steps=DECODER_STEPS, seed=scene.seed, advance=scene.advance
         )
 
 
-def _decoded(network: ClassifierNetwork, decoder: nn.Module, gradients: Sequence[Tensor], like: Tensor) -> Tensor:
+def _decoded(scene: Scene, network: ClassifierNetwork, decoder: nn.Module, gradients: Sequence[Tensor]) -> Tensor:
     with torch.inference_mode():
-        shape = network.extractor(like[:1]).shape
-        picture: Tensor = decoder(layer_inputs(gradients[0], gradients[1]).view(shape))
-    return picture.clone()
+        shape = network.extractor(to_unit(scene.public.inputs[:1].to(scene.device))).shape
+        # Gradients out of the record are on the CPU.
+        picture: Tensor = decoder(layer_inputs(gradients[0], gradients[1]).view(shape).to(scene.device))
+    return picture.cpu().clone()

@@ -71,7 +71,7 @@ def train_inverse(
 
     Args:
         generate: The released G.
-        public: ``(n, c, s, s)`` in [-1, 1], none of a client's.
+        public: ``(n, c, s, s)`` in [-1, 1], none of a client's, where G computes; the network will, too.
         steps: Steps of Adam.
         batch: Pictures a step.
         lr: Adam's rate, which falls to zero in a line.
@@ -83,7 +83,7 @@ def train_inverse(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = InverseNetwork(public.shape[1], public.shape[2])
+        network = InverseNetwork(public.shape[1], public.shape[2]).to(public.device)
     optimizer = torch.optim.Adam(network.parameters(), lr)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
     with torch.no_grad():
@@ -105,7 +105,7 @@ def encryption_oracle(generate: Generate, public: Tensor, block: int) -> Table:
 
     Args:
         generate: The released G.
-        public: ``(n, c, s, s)`` in [-1, 1], none of a client's.
+        public: ``(n, c, s, s)`` in [-1, 1], none of a client's, where G computes.
         block: Side of the cipher's blocks, which is public.
 
     Returns:
@@ -113,7 +113,13 @@ def encryption_oracle(generate: Generate, public: Tensor, block: int) -> Table:
     """
     with torch.no_grad():
         made = torch.cat([generate(some) for some in torch.split(public, 256)])
-    return known_plaintext(public, made, block)
+    return known_plaintext(public.cpu(), made.cpu(), block)
+
+
+def noise_in_place(seed: int) -> Generate:
+    """Noise in [-1, 1] in place of what G makes of pictures, whatever they are."""
+    generator = torch.Generator().manual_seed(seed)
+    return lambda pictures: (torch.rand(pictures.shape, generator=generator) * 2 - 1).to(pictures.device)
 
 
 class KeyOracle(Attack):
@@ -136,12 +142,11 @@ class KeyOracle(Attack):
         record, options = scene.record, scene.record.method.options
         assert isinstance(options, PPIDSGOptions)
         assert scene.truth.key is not None
-        public = to_unit(scene.public.inputs)
+        public = to_unit(scene.public.inputs.to(scene.device))
         rehearsed = Cipher(Secret(rng_for(scene.seed, 33).bytes(SECRET_BYTES)), options.block)
         known = encryption_oracle(rehearsed.scramble, public, options.block)
         scene.advance()
-        generator = torch.Generator().manual_seed(scene.seed)
-        blind = encryption_oracle(lambda x: torch.rand(x.shape, generator=generator) * 2 - 1, public, options.block)
+        blind = encryption_oracle(noise_in_place(scene.seed), public, options.block)
         scene.advance()
         guess = self.run(record, public)
         scene.advance()
@@ -162,30 +167,31 @@ class KeyOracle(Attack):
 
         Args:
             record: What the server saw; an outsider has the last broadcast of it.
-            public: ``(n, c, s, s)`` in [-1, 1].
+            public: ``(n, c, s, s)`` in [-1, 1], where G is to compute.
         """
         options = record.method.options
         assert isinstance(options, PPIDSGOptions)
-        return encryption_oracle(released(record), public, options.block)
+        return encryption_oracle(released(record, public.device), public, options.block)
 
 
-def released(record: Record) -> Generator:
-    """The generator as clients last received it."""
-    return generator_in(record, record.rounds[-1].broadcast)
+def released(record: Record, device: torch.device | str = "cpu") -> Generator:
+    """The generator as clients last received it, on a device."""
+    return generator_in(record, record.rounds[-1].broadcast, device)
 
 
-def generator_in(record: Record, message: Tensors) -> Generator:
+def generator_in(record: Record, message: Tensors, device: torch.device | str = "cpu") -> Generator:
     """The generator in a broadcast or in a client's message.
 
     Args:
         record: What the server saw; its method is PPIDSG.
         message: One of its messages.
+        device: Where it computes.
     """
     options = record.method.options
     assert isinstance(options, PPIDSGOptions)
     network = Generator(record.task.channels, skip=not options.published)
     network.load_state_dict(generator_of(message))
-    return network
+    return network.to(device)
 
 
 def blocks_right(guess: Table, true: Table, shape: tuple[int, ...], block: int) -> list[float]:

@@ -84,7 +84,7 @@ def sgd_gradient(
 
 @dataclass(frozen=True, eq=False)
 class Inverted:
-    """What an attack took out of a gradient.
+    """What an attack took out of a gradient, on the gradient's device.
 
     Attributes:
         pictures: ``(n, c, h, w)`` in [-1, 1].
@@ -118,7 +118,7 @@ def cosine_inversion(
 
     Args:
         gradient: What makes gradients.
-        seen: The gradient that was seen.
+        seen: The gradient that was seen; the search computes on its device.
         shape: Of the pictures: number, channels, height, width.
         labels: ``(n,)`` int64.
         classes: Number of classes.
@@ -126,16 +126,18 @@ def cosine_inversion(
         lr: Its rate; a tenth after 3/8, 5/8 and 7/8 of the steps.
         smoothness: Weight of the total variation; 0.02 was best of 0.0001, 0.02 and 0.2 on pictures of CIFAR-10's
             training set.
-        waves: Of pictures of this size; None searches pixel by pixel.
+        waves: Of pictures of this size, on that device; None searches pixel by pixel.
         restarts: Random starts; the nearest is kept.
         seed: Of the starts.
         advance: Called after each step.
     """
-    probabilities = one_hot(labels, classes).float()
+    device = seen[0].device
+    probabilities = one_hot(labels, classes).float().to(device)
     milestones = [steps * part // 8 for part in (3, 5, 7)]
     best: Inverted | None = None
     for start in range(restarts):
-        x = torch.randn(shape, generator=torch.Generator().manual_seed(seed * 1000 + start)).requires_grad_()
+        generator = torch.Generator().manual_seed(seed * 1000 + start)
+        x = torch.randn(shape, generator=generator).to(device).requires_grad_()
         optimizer = torch.optim.Adam([x], lr)
         schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, 0.1)
         for _ in range(steps):
@@ -179,7 +181,7 @@ def dlg(
 
     Args:
         gradient: What makes gradients.
-        seen: The gradient that was seen.
+        seen: The gradient that was seen; the search computes on its device.
         shape: Of the pictures: number, channels, height, width.
         classes: Number of classes.
         labels: ``(n,)`` int64 where they are known.
@@ -189,13 +191,14 @@ def dlg(
         advance: Called after each step.
     """
     best: Inverted | None = None
-    known = None if labels is None else one_hot(labels, classes).float()
-    waves = Waves(*shape[2:])
+    device = seen[0].device
+    known = None if labels is None else one_hot(labels, classes).float().to(device)
+    waves = Waves(*shape[2:], device=device)
     for start in range(restarts):
         generator = torch.Generator().manual_seed(seed * 1000 + start)
         # A faint start: a glaring one saturates the network and leads nowhere.
-        numbers = (FAINT * torch.randn(shape, generator=generator)).requires_grad_()
-        logits = torch.randn(shape[0], classes, generator=generator).requires_grad_()
+        numbers = (FAINT * torch.randn(shape, generator=generator)).to(device).requires_grad_()
+        logits = torch.randn(shape[0], classes, generator=generator).to(device).requires_grad_()
         wanted = [numbers, logits] if known is None else [numbers]
         optimizer = torch.optim.LBFGS(
             wanted, lr=1, max_eval=20, tolerance_grad=0, tolerance_change=1e-12, line_search_fn="strong_wolfe"
@@ -225,7 +228,8 @@ def dlg(
     if best is None:
         # Every start ran away: the attack has nothing, and says so by noise.
         noise = torch.rand(shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
-        return Inverted(noise, torch.full((shape[0], classes), 1 / classes), float("inf"))
+        even = torch.full((shape[0], classes), 1 / classes)
+        return Inverted(noise.to(device), even.to(device), float("inf"))
     return best
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from veilmark.audit.attack import Attack, Finding, Scene, with_controls
-from veilmark.audit.generator_attacks import Generate, InverseNetwork, released, train_inverse
+from veilmark.audit.generator_attacks import Generate, InverseNetwork, noise_in_place, released, train_inverse
 from veilmark.audit.gradient_inversion import psnr
 from veilmark.audit.record import Record, ThreatModel
 from veilmark.federation.methods.ppidsg import PPIDSGOptions
@@ -63,13 +63,12 @@ class PicturesFromGenerated(Attack):
         held, learned = pictures[:count], pictures[count:]
         cipher = Cipher(Secret(rng_for(scene.seed, 46).bytes(SECRET_BYTES)), options.block)
         known = self._back(scene, cipher.scramble, learned, held, self.steps)
-        generator = torch.Generator().manual_seed(scene.seed)
         # A third of the steps: all that noise can teach is the mean picture.
         steps = max(1, self.steps // 3)
-        blind = self._back(scene, lambda x: torch.rand(x.shape, generator=generator) * 2 - 1, learned, held, steps)
-        generate = released(record)
+        blind = self._back(scene, noise_in_place(scene.seed), learned, held, steps)
+        generate = released(record, scene.device)
         network = self.run(scene, learned)
-        made = _made(network, generate, held)
+        made = _made(scene, network, generate, held)
         scene.show("G(x) of public pictures", held[:_SHOWN], made[:_SHOWN])
         chance = float(np.mean(nearest_stranger(held, learned)))
         what = ("PSNR", "dB")
@@ -83,7 +82,7 @@ class PicturesFromGenerated(Attack):
             rows = torch.from_numpy(rng_for(scene.seed, 47, client).permutation(len(owner))[:_OWN])
             own = to_unit(owner.inputs[rows])
             # The scorer's side makes G(x), as clients would; the attack has it and its network only.
-            back = _made(network, generate, own)
+            back = _made(scene, network, generate, own)
             if not real:
                 scene.show(CLIENTS, own[:_SHOWN], back[:_SHOWN])
             real += psnr(back, own).tolist()
@@ -99,16 +98,16 @@ class PicturesFromGenerated(Attack):
             scene: Its record; an outsider has the last broadcast of it.
             public: ``(n, c, s, s)`` in [-1, 1].
         """
-        return self._trained(scene, released(scene.record), public, self.steps)
+        return self._trained(scene, released(scene.record, scene.device), public, self.steps)
 
     def _back(self, scene: Scene, generate: Generate, learned: Tensor, held: Tensor, steps: int) -> list[float]:
         """PSNR of held-out pictures, found from what ``generate`` made of them."""
         network = self._trained(scene, generate, learned, steps)
-        back: list[float] = psnr(_made(network, generate, held), held).tolist()
+        back: list[float] = psnr(_made(scene, network, generate, held), held).tolist()
         return back
 
     def _trained(self, scene: Scene, generate: Generate, learned: Tensor, steps: int) -> InverseNetwork:
-        return train_inverse(generate, learned, steps=steps, seed=scene.seed, advance=scene.advance)
+        return train_inverse(generate, learned.to(scene.device), steps=steps, seed=scene.seed, advance=scene.advance)
 
 
 def nearest_stranger(pictures: Tensor, strangers: Tensor) -> list[float]:
@@ -116,7 +115,7 @@ def nearest_stranger(pictures: Tensor, strangers: Tensor) -> list[float]:
     return [float(psnr(strangers, one.expand_as(strangers)).max()) for one in pictures]
 
 
-def _made(network: InverseNetwork, generate: Generate, pictures: Tensor) -> Tensor:
+def _made(scene: Scene, network: InverseNetwork, generate: Generate, pictures: Tensor) -> Tensor:
     with torch.inference_mode():
-        back: Tensor = network(torch.cat([generate(some) for some in torch.split(pictures, 256)]))
-    return back.clone()
+        back: Tensor = network(torch.cat([generate(some) for some in torch.split(pictures.to(scene.device), 256)]))
+    return back.cpu().clone()

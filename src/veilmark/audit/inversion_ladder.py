@@ -6,7 +6,7 @@ of the run. All but the last rung are rehearsed with public pictures, on the net
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -61,11 +61,11 @@ class _Ladder(Attack):
     def _searched(
         self, scene: Scene, gradient: GradientOf, seen: Sequence[Tensor], labels: Tensor, steps: int, number: int
     ) -> Tensor:
-        """Pictures ``(n, c, s, s)``; another number begins elsewhere."""
+        """Pictures ``(n, c, s, s)``, on the CPU, of a gradient on the scene's device; another number: other starts."""
         classes, seed = len(scene.record.task.classes), scene.seed * 100 + number
         made = search(gradient, seen, labels, classes, _strangers(scene), steps=steps, seed=seed)
         scene.advance()
-        return made
+        return made.cpu()
 
     def _rehearsed(self, scene: Scene, rung: str, true: Tensor, made: Tensor) -> Finding:
         """Scores pictures that were made of public ones."""
@@ -102,7 +102,15 @@ def _rows(scene: Scene, count: int) -> list[int]:
 def _noise(like: Sequence[Tensor], seed: int) -> list[Tensor]:
     """Noise of the same spread."""
     generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(some.shape, generator=generator) * some.std(correction=0) for some in like]
+    return [torch.randn(some.shape, generator=generator).to(some.device) * some.std(correction=0) for some in like]
+
+
+def _gradient(
+    scene: Scene, network: nn.Module, rows: Sequence[int], weights: Iterable[nn.Parameter]
+) -> tuple[Tensor, ...]:
+    """What one step of SGD on public pictures gives away of a classifier, on the scene's device."""
+    x, labels = (some[rows].to(scene.device) for some in (scene.public.inputs, scene.public.targets))
+    return torch.autograd.grad(class_loss(network(to_unit(x)), labels), list(weights))
 
 
 def _attacked(record: Record) -> tuple[RecordedRound, dict[int, Update]]:
@@ -128,18 +136,18 @@ class InversionOfClassifier(_Ladder):
     def findings(self, scene: Scene) -> list[Finding]:
         """One picture, four pictures, the run; a small smooth network for a control."""
         record, public, targets = scene.record, to_unit(scene.public.inputs), scene.public.targets
-        network = network_of(record, record.rounds[0].broadcast)
+        network = network_of(record, record.rounds[0].broadcast, scene.device)
         named = {name: some for name, some in network.named_parameters() if name in record.declared.tensors}
         single: list[Tensor] = []
         blind: list[Tensor] = []
         rows = _rows(scene, REHEARSED)
         for row in rows:
-            x, labels = public[row : row + 1], targets[row : row + 1]
-            seen = torch.autograd.grad(class_loss(network(x), labels), list(named.values()))
+            labels = targets[row : row + 1]
+            seen = _gradient(scene, network, [row], named.values())
             for gradients, made in ((seen, single), (_noise(seen, scene.seed + row), blind)):
                 made.append(self._of_network(scene, network, dict(zip(named, gradients, strict=True)), labels, row))
         few = _rows(scene, _BATCH)
-        seen = torch.autograd.grad(class_loss(network(public[few]), targets[few]), list(named.values()))
+        seen = _gradient(scene, network, few, named.values())
         several = self._of_network(scene, network, dict(zip(named, seen, strict=True)), targets[few], 0)
         found = [
             self._rehearsed(scene, "one picture, one step of SGD, everything known", public[rows], torch.cat(single)),
@@ -157,10 +165,10 @@ class InversionOfClassifier(_Ladder):
         """
         record, training, classes = scene.record, scene.record.config.training, len(scene.record.task.classes)
         first, updates = _attacked(record)
-        network = network_of(record, first.broadcast)
+        network = network_of(record, first.broadcast, scene.device)
         names = [name for name, _ in network.named_parameters() if name in record.declared.tensors]
         teller, share = LabelCounts(), rate(first.number - 1, record.config.rounds, training.decay_after)
-        counted = teller.run(record, scene.public) if teller.obstacle(record) is None else {}
+        counted = teller.run(record, scene.public, scene.device) if teller.obstacle(record) is None else {}
         made = {}
         for client, update in updates.items():
             steps = training.local_steps or training.epochs * -(-update.examples // training.batch)
@@ -172,6 +180,7 @@ class InversionOfClassifier(_Ladder):
             scale = share * training.lr * sgd_weight(steps, training.momentum)
             before, after = ({name: some[name] for name in names} for some in (first.broadcast, update.tensors))
             seen = sgd_gradient(before, after, scale, training.weight_decay)
+            seen = {name: some.to(scene.device) for name, some in seen.items()}
             made[client] = self._of_network(scene, network, seen, labels, client)
         return made
 
@@ -183,16 +192,16 @@ class InversionOfClassifier(_Ladder):
     def _control(self, scene: Scene) -> float:
         """PSNR of a public picture, in dB, out of the gradient of a network that must give it away, label included."""
         task, row = scene.record.task, _rows(scene, 1)
-        x, label = to_unit(scene.public.inputs[row]), scene.public.targets[row]
-        network = SmallSigmoidNetwork(task.channels, task.side, len(task.classes), scene.seed)
-        seen = torch.autograd.grad(class_loss(network(x), label), list(network.parameters()))
+        x = to_unit(scene.public.inputs[row])
+        network = SmallSigmoidNetwork(task.channels, task.side, len(task.classes), scene.seed).to(scene.device)
+        seen = _gradient(scene, network, row, network.parameters())
         # iDLG: activations are positive, so that the right class alone has a negative gradient.
-        guess = torch.from_numpy(sign_rule(seen[-2], 1)).argmax()[None]
+        guess = torch.from_numpy(sign_rule(seen[-2].cpu(), 1)).argmax()[None]
         found = dlg(
             classifier_gradient(network), seen, (1, *x.shape[1:]), len(task.classes), guess, steps=CONTROL_STEPS,
             restarts=2, seed=scene.seed, advance=scene.advance,
         )  # fmt: skip
-        return float(psnr(found.pictures, x)[0])
+        return float(psnr(found.pictures.cpu(), x)[0])
 
 
 class InversionOfGenerator(_Ladder):
@@ -216,8 +225,8 @@ class InversionOfGenerator(_Ladder):
         known, guessed = (_gradient_of(scene, number) for number in (0, 1))
         made: list[list[Tensor]] = [[], [], [], []]
         for row in rows:
-            x, labels = public[row : row + 1], targets[row : row + 1]
-            hard = torch.nn.functional.one_hot(labels, len(record.task.classes)).float()
+            x, labels = public[row : row + 1].to(scene.device), targets[row : row + 1]
+            hard = torch.nn.functional.one_hot(labels, len(record.task.classes)).float().to(scene.device)
             seen = [some.detach() for some in known(x, hard)]
             moved = _own_steps(scene, row)
             tries = ((known, seen), (guessed, seen), (known, moved), (known, _noise(seen, scene.seed + row)))
@@ -245,7 +254,7 @@ class InversionOfGenerator(_Ladder):
         names = list(Generator(record.task.channels).state_dict())
         for client, update in updates.items():
             counts = prior_counts(min(_BATCH, update.examples), classes)
-            seen = [first.broadcast[name] - update.tensors[name] for name in names]
+            seen = [(first.broadcast[name] - update.tensors[name]).to(scene.device) for name in names]
             labels = torch.from_numpy(np.repeat(np.arange(classes), counts))
             made[client] = self._searched(scene, gradient, seen, labels, GENERATOR_STEPS, client)
         return made
@@ -274,6 +283,7 @@ def _client(scene: Scene, number: int, row: int = 0) -> PPIDSGClient:
         head_widths=record.task.head_widths,
         # Not the run's seed: clients outside a simulation draw their networks by themselves.
         seed=int(rng_for(scene.seed, 37, number + 1).integers(2**31)),
+        device=scene.device,
     )
     client.generator.load_state_dict(generator_of(record.rounds[0].broadcast))
     return client
@@ -298,7 +308,7 @@ def _gradient_of(scene: Scene, number: int) -> GradientOf:
 
 def _own_steps(scene: Scene, row: int) -> list[Tensor]:
     """How G changes in a client's own training on one batch of one public picture."""
-    before = generator_of(scene.record.rounds[0].broadcast)
+    before = {name: some.to(scene.device) for name, some in generator_of(scene.record.rounds[0].broadcast).items()}
     client = _client(scene, 0, row)
     client.train_round(before, scene.record.rounds[0].number - 1)
     return [before[name] - some.detach() for name, some in client.generator.named_parameters()]

@@ -48,7 +48,7 @@ def compact_gradient(network: ClassifierNetwork, seen: Mapping[str, Tensor]) -> 
 
     Args:
         network: The classifier.
-        seen: Gradients by name.
+        seen: Gradients by name, on its device.
 
     Returns:
         What makes gradients, and the seen ones, in the same form and order.
@@ -84,7 +84,8 @@ def compact_gradient(network: ClassifierNetwork, seen: Mapping[str, Tensor]) -> 
         if f"{name}.bias" in seen:
             aim.append(seen[f"{name}.bias"])
         if f"{name}.weight" in seen:
-            aim.append(torch.stack([seen[f"{name}.weight"].norm(), torch.tensor(0.0)]))
+            along = seen[f"{name}.weight"].norm()
+            aim.append(torch.stack([along, torch.zeros_like(along)]))
     return gradient, aim
 
 
@@ -97,8 +98,8 @@ def _along_and_across(slope: Tensor, entered: Tensor, seen: Tensor) -> Tensor:
 
 def scrambled(table: Table, pictures: Tensor) -> Tensor:
     """What the cipher does to pictures in [-1, 1], with its graph, which :meth:`Cipher.scramble` does not keep."""
-    sign = 1 - 2 * torch.from_numpy(table.negated).to(pictures.dtype)
-    return (pictures.flatten(1)[:, torch.from_numpy(table.place)] * sign).view(pictures.shape)
+    place, negated = (torch.from_numpy(some).to(pictures.device) for some in (table.place, table.negated))
+    return (pictures.flatten(1)[:, place] * (1 - 2 * negated.to(pictures.dtype))).view(pictures.shape)
 
 
 def search(
@@ -117,20 +118,22 @@ def search(
 
     Args:
         gradient: What makes gradients.
-        seen: The gradient that was seen.
+        seen: The gradient that was seen; the search computes on its device.
         labels: ``(n,)`` int64.
         classes: Number of classes.
-        public: ``(m, c, s, s)`` in [-1, 1]: other pictures of the same kind.
+        public: ``(m, c, s, s)`` in [-1, 1], on the CPU: other pictures of the same kind.
         steps: Of Adam.
         seed: Of the start.
 
     Returns:
-        ``(n, c, s, s)`` in [-1, 1].
+        ``(n, c, s, s)`` in [-1, 1], on that device.
     """
     shape = (len(labels), *public.shape[1:])
     mean = public.flatten(1).mean(dim=0)
+    # On the CPU: another device may turn axes round, and a search would begin elsewhere.
     _, spread, axes = torch.linalg.svd(public.flatten(1) - mean, full_matrices=False)
     axes = axes * (REACH * spread / len(public) ** 0.5)[:, None]
+    mean, axes = mean.to(seen[0].device), axes.to(seen[0].device)
 
     def picture(z: Tensor) -> Tensor:
         # Of as many numbers as there are pixels the first ones count.

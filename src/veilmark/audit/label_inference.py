@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from veilmark.audit.answers import logits_of
 from veilmark.audit.attack import REAL, Attack, Finding, Scene, with_controls
 from veilmark.audit.record import Record, ThreatModel, network_of
 from veilmark.federation.tasks.task import Data
@@ -274,9 +275,10 @@ class LabelCounts(Attack):
         size = max(1, min(32, len(scene.public) // 2))
         for _ in range(10):
             rows = torch.from_numpy(rng.choice(len(scene.public), size=size, replace=False))
-            network = network_of(record, first)
-            loss = cross_entropy(network(to_unit(scene.public.inputs[rows])), scene.public.targets[rows])
-            (gradient,) = torch.autograd.grad(loss, [dict(network.named_parameters())[_BIAS]])
+            network = network_of(record, first, scene.device)
+            few = to_unit(scene.public.inputs[rows].to(scene.device))
+            loss = cross_entropy(network(few), scene.public.targets[rows].to(scene.device))
+            gradient = torch.autograd.grad(loss, [dict(network.named_parameters())[_BIAS]])[0].cpu()
             said = _said_of_classes(network, scene.public, rows)
             truth = np.bincount(scene.public.targets[rows].numpy(), minlength=classes)
             blind = torch.from_numpy(rng.normal(0, float(gradient.std()), classes)).float()
@@ -284,7 +286,7 @@ class LabelCounts(Attack):
             noise.append(100 - label_score(counts_from_bias(blind, said, len(rows)), truth).l1)
             prior.append(100 - label_score(prior_counts(len(rows), classes), truth).l1)
             scene.advance()
-        guessed = self.run(record, scene.public)
+        guessed = self.run(record, scene.public, scene.device)
         real, chance = [], []
         for (_, client), counts in guessed.items():
             have = np.bincount(scene.truth.owners[client].targets.numpy(), minlength=classes)
@@ -299,16 +301,17 @@ class LabelCounts(Attack):
         ]
         return with_controls(found, float(np.mean(rehearsed)), float(np.mean(noise)))
 
-    def run(self, record: Record, public: Data) -> dict[tuple[int, int], Counts]:
+    def run(self, record: Record, public: Data, device: torch.device | str = "cpu") -> dict[tuple[int, int], Counts]:
         """Counts by (round, client), of as many pictures as the client says it has.
 
         Args:
             record: What the server saw.
             public: Labelled pictures that no client has.
+            device: Where networks are asked about them.
         """
         training, guessed = record.config.training, {}
         for recorded in record.rounds:
-            network = network_of(record, recorded.broadcast)
+            network = network_of(record, recorded.broadcast, device)
             said = _said_of_classes(network, public)
             share = rate(recorded.number - 1, record.config.rounds, training.decay_after)
             for client, update in recorded.updates.items():
@@ -325,9 +328,7 @@ def _said_of_classes(network: nn.Module, public: Data, without: Tensor | None = 
     keep = torch.ones(len(public), dtype=torch.bool)
     if without is not None:
         keep[without] = False
-    inputs, targets = public.inputs[keep], public.targets[keep]
-    with torch.inference_mode():
-        said = torch.cat([network(to_unit(some)).softmax(dim=1) for some in torch.split(inputs, 256)])
+    said, targets = logits_of(network, public.inputs[keep]).softmax(dim=1), public.targets[keep]
     # A class of which there is no public picture is taken to look like all of them.
     rows = [said[targets == label] for label in range(said.shape[1])]
-    return torch.stack([(row if len(row) else said).mean(dim=0) for row in rows]).clone()
+    return torch.stack([(row if len(row) else said).mean(dim=0) for row in rows])

@@ -20,6 +20,7 @@ from sklearn.neural_network import MLPClassifier
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from veilmark.audit.answers import logits_of
 from veilmark.audit.attack import REAL, Attack, Finding, Scene
 from veilmark.audit.record import Record, ThreatModel, network_of
 from veilmark.federation.tasks.task import Data
@@ -238,13 +239,12 @@ class MembershipByLoss(MembershipAttack):
         record, public = scene.record, scene.public
         strangers = scene.truth.strangers or public
         learned = min(40, len(public) // 2)
-        start = network_of(record, record.rounds[0].broadcast)
-        inputs, targets = to_unit(public.inputs), public.targets
-        rehearsal = network_of(record, record.rounds[0].broadcast)
+        start, rehearsal = (network_of(record, record.rounds[0].broadcast, scene.device) for _ in range(2))
+        inputs, targets = (some[:learned].to(scene.device) for some in (to_unit(public.inputs), public.targets))
         optimizer = torch.optim.Adam(rehearsal.parameters(), 1e-3)
         for _ in range(20):
             optimizer.zero_grad(set_to_none=True)
-            cross_entropy(rehearsal(inputs[:learned]), targets[:learned]).backward()  # type: ignore[no-untyped-call]
+            cross_entropy(rehearsal(inputs), targets).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             scene.advance()
         scores = _losses(rehearsal, public)
@@ -255,7 +255,7 @@ class MembershipByLoss(MembershipAttack):
         untrained: list[tuple[Scores, Scores]] = []
         at_start = _losses(start, strangers)
         for client, update in record.rounds[-1].updates.items():
-            own, sent = scene.truth.owners[client], network_of(record, update.tensors)
+            own, sent = scene.truth.owners[client], network_of(record, update.tensors, scene.device)
             real.append((_losses(sent, own), _losses(sent, strangers)))
             untrained.append((_losses(start, own), at_start))
             scene.advance()
@@ -264,6 +264,4 @@ class MembershipByLoss(MembershipAttack):
 
 
 def _losses(network: nn.Module, data: Data) -> Scores:
-    with torch.inference_mode():
-        said = torch.cat([network(to_unit(some)) for some in torch.split(data.inputs, 256)]).clone()
-    return loss_threshold(said, data.targets)
+    return loss_threshold(logits_of(network, data.inputs), data.targets)

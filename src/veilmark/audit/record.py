@@ -175,16 +175,17 @@ def read_record(path: Path) -> Record:
     return Record(config, method, server, Declared.like(made.broadcast(), declared.metrics), tuple(read))
 
 
-def network_of(record: Record, tensors: Tensors) -> ClassifierNetwork:
+def network_of(record: Record, tensors: Tensors, device: torch.device | str = "cpu") -> ClassifierNetwork:
     """The shared classifier with the weights of a message; what does not travel stays at the public start.
 
     Args:
         record: What the server saw.
         tensors: A broadcast, or an update.
+        device: Where it computes.
     """
     network = record.task.network(record.config.seed)
     network.load_state_dict({**network.state_dict(), **{k: v for k, v in tensors.items() if k in network.state_dict()}})
-    return network
+    return network.to(device)
 
 
 def _manifest(path: Path) -> _Manifest:

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 from torch import Tensor
 
+from veilmark.audit.answers import logits_of
 from veilmark.audit.attack import REAL, Finding, Scene
 from veilmark.audit.membership import MembershipAttack, Scores, attack_network, confidence, lira
 from veilmark.audit.record import network_of
-from veilmark.audit.shadows import Shadows, logits_of, questions, shadows_of
+from veilmark.audit.shadows import Shadows, questions, shadows_of
 
 Pairs = list[tuple[Scores, Scores]]
 """Scores of members and of strangers, by attacked network."""
@@ -93,15 +94,16 @@ class MembershipByShadows(MembershipAttack):
                 scene.advance()
             found += self._scored(scene, rung, pairs)
         record = scene.record
-        start = network_of(record, record.rounds[0].broadcast)
+        start = network_of(record, record.rounds[0].broadcast, scene.device)
         # All clients' messages at once, and the untrained start on the same pictures: one attack network serves all.
         said: list[Tensor] = []
         answers: list[Tensor] = []
         labels: list[Tensor] = []
-        at_start = logits_of(start, asked.strangers)
+        at_start = logits_of(start, asked.strangers.inputs)
         for client, update in record.rounds[-1].updates.items():
-            network, own = network_of(record, update.tensors), asked.owners[client]
-            answers += [logits_of(network, own), logits_of(network, asked.strangers), logits_of(start, own), at_start]
+            network, own = network_of(record, update.tensors, scene.device), asked.owners[client]
+            answers += [logits_of(network, some.inputs) for some in (own, asked.strangers)]
+            answers += [logits_of(start, own.inputs), at_start]
             said += 2 * [shadows.owners[client], shadows.strangers]
             labels += 2 * [own.targets, asked.strangers.targets]
             scene.advance()

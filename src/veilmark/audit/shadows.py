@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from veilmark.audit.answers import logits_of
 from veilmark.audit.attack import Scene
 from veilmark.audit.record import Record, network_of
 from veilmark.federation.tasks.task import Data
@@ -83,7 +84,7 @@ def questions(scene: Scene) -> Questions:
     return Questions(_taken(public, order[:count]), strangers, owners)
 
 
-_KEPT: WeakKeyDictionary[Record, dict[tuple[int, int], tuple[Shadows, Shadows]]] = WeakKeyDictionary()
+_KEPT: WeakKeyDictionary[Record, dict[tuple[int, int, str], tuple[Shadows, Shadows]]] = WeakKeyDictionary()
 
 
 def shadows_of(scene: Scene, asked: Questions, count: int) -> tuple[Shadows, Shadows]:
@@ -102,13 +103,13 @@ def shadows_of(scene: Scene, asked: Questions, count: int) -> tuple[Shadows, Sha
     """
     if count < 6 or count % 2:
         raise ValueError(f"{count} shadows: they come in couples, three at least")
-    kept = _KEPT.setdefault(scene.record, {})
-    if (scene.seed, count) not in kept:
+    kept, key = _KEPT.setdefault(scene.record, {}), (scene.seed, count, str(scene.device))
+    if key not in kept:
         few = _taken(asked.pool, np.arange(min(KNOWN, len(asked.pool))))
         nothing = Questions(few, _taken(few, np.arange(0)), {})
         by_heart = _trained(scene, nothing, count, _learn_by_heart, 52)
-        kept[scene.seed, count] = by_heart, _trained(scene, asked, count, _learn_as_the_run, 53)
-    return kept[scene.seed, count]
+        kept[key] = by_heart, _trained(scene, asked, count, _learn_as_the_run, 53)
+    return kept[key]
 
 
 def _trained(
@@ -122,10 +123,10 @@ def _trained(
         member[number, half] = True
         if number % 2:
             member[number] = ~member[number]
-        network = network_of(scene.record, scene.record.rounds[0].broadcast)
-        learn(scene, network, _taken(asked.pool, np.flatnonzero(member[number])), number)
+        network = network_of(scene.record, scene.record.rounds[0].broadcast, scene.device)
+        learn(scene, network, _taken(asked.pool, np.flatnonzero(member[number])).to(scene.device), number)
         parts = [asked.pool, asked.strangers, *asked.owners.values()]
-        said.append([logits_of(network, part) for part in parts])
+        said.append([logits_of(network, part.inputs) for part in parts])
         scene.advance()
     pool, strangers, *owners = (torch.stack(part) for part in zip(*said, strict=True))
     return Shadows(member, pool, strangers, dict(zip(asked.owners, owners, strict=True)))
@@ -154,13 +155,6 @@ def _step(optimizer: torch.optim.Optimizer, network: nn.Module, data: Data, rows
     optimizer.zero_grad(set_to_none=True)
     class_loss(network(to_unit(data.inputs[rows])), data.targets[rows]).backward()  # type: ignore[no-untyped-call]
     optimizer.step()
-
-
-def logits_of(network: nn.Module, data: Data) -> Tensor:
-    """``(n, k)`` logits of pictures."""
-    with torch.inference_mode():
-        said = [network(to_unit(some)) for some in torch.split(data.inputs, 256)]
-        return torch.cat(said).clone() if len(data) else torch.zeros(0, 0)
 
 
 def _taken(data: Data, rows: NDArray[np.integer]) -> Data:

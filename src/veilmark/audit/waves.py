@@ -21,14 +21,15 @@ class Waves:
     Args:
         height: Pixels.
         width: Pixels.
+        device: Where it computes.
     """
 
-    def __init__(self, height: int, width: int) -> None:
-        self._down, self._across = _cosines(height), _cosines(width)
+    def __init__(self, height: int, width: int, device: torch.device | str = "cpu") -> None:
+        self._down, self._across = (_cosines(side).to(device) for side in (height, width))
         frequency = (torch.arange(height)[:, None] ** 2 + torch.arange(width) ** 2).sqrt()
         amplitude = (1 + frequency) ** -FALL
         # Numbers of spread 1 make pictures of spread 1.
-        self._amplitude = amplitude / amplitude.square().mean().sqrt()
+        self._amplitude = (amplitude / amplitude.square().mean().sqrt()).to(device)
 
     def picture(self, numbers: Tensor) -> Tensor:
         """Pictures ``(n, c, h, w)`` of as many numbers of any size."""
