@@ -339,9 +339,46 @@ def test_a_first_look_compares_three_methods(verb, tmp_path):
         assert method in page
 
 
+def test_a_first_look_at_landmarks_is_audited_and_a_detector_goes_home(verb, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        audits,
+        "FACE_ATTACKS",
+        {name: audits.FACE_ATTACKS[name] for name in ("linking of messages", "owner of a person")},
+    )
+    small = {
+        "data.people": "2",
+        "data.frames": "2",
+        "data.test_people": "4",
+        "data.network": "{size: 32, trunk_stride: 4, map_stride: 2, structure_widths: [16, 16], detail_widths: [16, 16], "
+        "painter_width: 16}",
+    }
+    settings = [part for key, value in small.items() for part in ("--set", f"{key}={value}")]
+    look = tmp_path / "look"
+    code, text = verb("federate", "--task", "landmarks", "--clients", 2, "--rounds", 2, "--out", look, *settings)
+    assert code == 0, text
+    for method in ("none", "local", "keyed"):
+        assert (look / method / "audit/report.html").exists()
+    page = (look / "report.html").read_text()
+    assert "What leaked" in page
+    assert "there was nothing to attack" in page
+    code, text = verb("export-client", look / "keyed", "--client", 1, "--out", tmp_path / "weights")
+    assert code == 0, text
+    write_png(tmp_path / "face.png", render_face(np.random.default_rng(0), 96).image)
+    code, text = verb(
+        "detect", tmp_path / "face.png", "--weights", tmp_path / "weights", "--finder", "none", "--min-trust", 0,
+        "--out", tmp_path / "found",
+    )  # fmt: skip
+    assert code == 0, text
+    code, text = verb("export-client", look / "keyed", "--client", 9)
+    assert code == 1
+    assert "the run has clients 0 to 1" in text
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["federate", "ppidsg-digits", "--task", "landmarks"], "--task is for the first look"),
+        (["export-client", "no-such-run", "--client", "0"], "no-such-run is no run folder"),
         (["federate", "dhln-ytf68"], "no federation but a recipe of veilmark train"),
         (["federate", "ppidsg-mist"], "unknown recipe 'ppidsg-mist'"),
         (["federate", "ppidsg-mnist"], "read from a folder"),
