@@ -36,10 +36,8 @@ from veilmark.audit.attack import Scene, Truth, mean_interval
 from veilmark.audit.feature_inversion import PicturesFromHead
 from veilmark.audit.gradient_inversion import Likeness, likeness, psnr
 from veilmark.audit.inversion_ladder import InversionOfClassifier
-from veilmark.audit.record import Record, RecordedRound, read_record
+from veilmark.audit.record import read_record
 from veilmark.federation.config import FederationConfig
-from veilmark.federation.messages import Declared
-from veilmark.federation.methods.gc import INDICES, VALUES
 from veilmark.federation.runs import run_federation
 from veilmark.federation.samples import SHOWN, write_sheet
 from veilmark.federation.tasks.classify import load_classify
@@ -93,23 +91,6 @@ def grid() -> list[Cell]:
     return plain + [Cell("mnist", method, batch) for method in ("gc", "dp") for batch in FEDERATIONS]
 
 
-def made_whole(record: Record) -> Record:
-    """A record of compressed updates as if they had travelled whole; any other as it is."""
-    if record.config.method != "gc":
-        return record
-    rounds = []
-    for recorded in record.rounds:
-        updates = {}
-        for client, update in recorded.updates.items():
-            tensors = {name: value.clone() for name, value in recorded.broadcast.items()}
-            for name, value in tensors.items():
-                value.view(-1)[update.tensors[f"{name}{INDICES}"].long()] += update.tensors[f"{name}{VALUES}"]
-            updates[client] = replace(update, tensors=tensors)
-        rounds.append(RecordedRound(recorded.number, recorded.broadcast, updates))
-    declared = Declared.like(record.rounds[0].broadcast, record.declared.metrics)
-    return replace(record, declared=declared, rounds=tuple(rounds))
-
-
 def nearest(made: Tensor, true: Tensor, strangers: Tensor) -> tuple[int, Likeness]:
     """Scores one picture that stands for a whole batch.
 
@@ -145,7 +126,7 @@ def attacked(config: FederationConfig, folder: Path | None) -> dict[str, list[tu
         run = RunFolder(Path(place) / "run")
         with run.hold():
             run_federation(config, folder, run, secrets=Path(place) / "secrets")
-        record = made_whole(read_record(run.path / "transcript"))
+        record = read_record(run.path / "transcript")
     task, owners, _, _ = load_classify(config.data, folder, config.clients, config.seed)
     scene = Scene(record, task.test, Truth(owners), config.seed)
     strangers = to_unit(task.test.inputs)
