@@ -152,10 +152,31 @@ def test_a_gradient_gives_more_of_a_face_away_than_noise_does(played, monkeypatc
     seen = [some.detach() for some in gradient(2 * x - 1, torch.ones(1, 1))]
     noise = face_inversion._noise(seen, 0)
     near = [
-        float(face_inversion.psnr(FaceInversion()._searched(scene, gradient, some, 0), 2 * x - 1)[0])
+        float(face_inversion.psnr(FaceInversion()._searched(scene, gradient, some), 2 * x - 1)[0])
         for some in (seen, noise)
     ]
     assert near[0] > near[1] + 2
+
+
+@pytest.mark.parametrize("method", ["none", "keyed"])
+def test_faces_have_a_control_that_is_not_the_methods_own_network(tmp_path, method):
+    made = config("data.test_people=4", f"method={method}", rounds=1)
+    found = FaceInversion().findings(scene_of(play(tmp_path / "run", made), made))
+    for metric in dict.fromkeys(line.metric for line in found):
+        lines = [line for line in found if line.metric == metric]
+        # Averaging shares the whole network at its start: its easiest rung is the control.
+        assert ("whole DHLN" in lines[0].rung) == (method == "keyed")
+        assert len(lines) == (5 if method == "keyed" else 4)
+        assert {line.positive_control for line in lines} == {lines[0].value}
+
+
+def test_a_face_finder_tells_faces_from_noise(played):
+    run, made = played
+    task = read_record(run.path / "transcript").faces
+    faces = torch.nn.functional.interpolate(sharp_faces(task, load_aside(made.data, None)), scale_factor=2)
+    noise = torch.rand(faces.shape, generator=torch.Generator().manual_seed(0))
+    assert sum(face_inversion._faces_found(2 * faces - 1)) > 50 * len(faces)
+    assert sum(face_inversion._faces_found(2 * noise - 1)) < 20 * len(faces)
 
 
 def test_the_gradient_is_that_of_training(played):

@@ -73,6 +73,18 @@ def test_cosine_opens_a_gradient_of_one_picture(waves):
     assert found.pictures.abs().max() <= 1
 
 
+@pytest.mark.parametrize("waves", [None, Waves(32, 32)])
+def test_cosine_begins_where_it_is_told(waves):
+    gradient, x, t = classifier_gradient(LeNet()), scene(1), torch.tensor([3])
+    seen = observed(gradient, x, t)
+    likely = (0.5 * x + 0.1)[0]
+    found = cosine_inversion(gradient, seen, (1, 1, 32, 32), t, 10, steps=0, waves=waves, start=likely, restarts=3)
+    torch.testing.assert_close(found.pictures[0], likely, atol=1e-5, rtol=0)
+    alone = cosine_inversion(gradient, seen, (1, 1, 32, 32), t, 10, steps=30, waves=waves)
+    helped = cosine_inversion(gradient, seen, (1, 1, 32, 32), t, 10, steps=30, waves=waves, start=likely)
+    assert float(psnr(helped.pictures, x)[0]) > float(psnr(alone.pictures, x)[0])
+
+
 def test_noise_in_place_of_the_gradient_opens_nothing():
     gradient, x, t = classifier_gradient(LeNet()), scene(1), torch.tensor([3])
     generator = torch.Generator().manual_seed(1)

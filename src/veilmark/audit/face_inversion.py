@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from veilmark.audit.attack import REAL, Attack, Finding, Scene, with_controls
@@ -22,6 +23,7 @@ from veilmark.audit.faces import (
 from veilmark.audit.gradient_inversion import GradientOf, cosine_inversion, psnr
 from veilmark.audit.record import Record, ThreatModel
 from veilmark.audit.waves import Waves
+from veilmark.faces.finders import HaarFinder
 from veilmark.federation.samples import SHOWN
 from veilmark.federation.tasks.task import Data
 from veilmark.landmarks.nme import face_nme
@@ -46,10 +48,11 @@ RIGHT = 10.0
 class FaceInversion(Attack):
     """Faces whose update would have the direction of the one that was sent (after Geiping et al. 2020).
 
-    The search goes along cosine waves, with total variation: it found more of a face in as many steps than along the
-    principal components of public faces, or pixel by pixel. What a message of a whole round is searched for is one
-    face, the one that stands for all. The score is likeness to the true one beside likeness of the nearest other
-    person, and whether the packaged detector, which no client has a part in, finds the true landmarks on it.
+    The search begins at the mean of public faces and goes along cosine waves, with total variation: it found more of a
+    face in as many steps than from noise, along the principal components of public faces, or pixel by pixel. What a
+    message of a whole round is searched for is one face, the one that stands for all. The score is likeness to the true
+    one beside likeness of the nearest other person; whether the packaged detector, which no client has a part in, finds
+    the true landmarks on it; and whether a face finder sees a face. The mean that the search begins at is one already.
     """
 
     name = "faces from updates"
@@ -62,7 +65,7 @@ class FaceInversion(Attack):
         return None if record.declared.tensors else "nothing travels"
 
     def findings(self, scene: Scene) -> list[Finding]:
-        """One step with all known, with what is private guessed, a client's own round, and the run."""
+        """A step of a whole detector, of the method with all known, with secrets guessed; a client's round; the run."""
         record, task = scene.record, scene.record.faces
         known, others = halves(scene.public)
         faces, points = sharp_faces(task, others), landmarks_of(task, others)
@@ -76,32 +79,44 @@ class FaceInversion(Attack):
             if name not in names:
                 noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(scene.seed))
                 parameter.data += noise * parameter.data.std(correction=0)
-        single: list[list[Tensor]] = [[], [], []]
+        # What is known to give a face away, for a control: a whole DHLN at its start.
+        whole = task.network(record.config.seed)
+        every = [name for name, _ in whole.named_parameters()]
+        controlled = names != every
+        single: list[list[Tensor]] = [[], [], [], []]
         rows = [int(row) for row in np.linspace(0, len(faces) - 1, REHEARSED)]
         for row in rows:
-            x, where = faces[row : row + 1], points[row : row + 1]
+            x, where = 2 * faces[row : row + 1] - 1, points[row : row + 1]
             gradient = _gradient(scene, network, names, where)
-            seen = [some.detach() for some in gradient(2 * x - 1, torch.ones(1, 1))]
-            tries = (
+            seen = [some.detach() for some in gradient(x, torch.ones(1, 1))]
+            tries = [
                 (gradient, seen),
                 (_gradient(scene, guessed, names, mean[None]), seen),
                 (gradient, _noise(seen, scene.seed + row)),
-            )
-            for made, (function, target) in zip(single, tries, strict=True):
-                made.append(self._searched(scene, function, target, row))
+            ]
+            if controlled:
+                easy = _gradient(scene, whole, every, where)
+                tries.append((easy, [some.detach() for some in easy(x, torch.ones(1, 1))]))
+            # Without a control of its own the easiest rung is one.
+            for made, (function, target) in zip(single, tries, strict=False):
+                made.append(self._searched(scene, function, target))
         person = people_of(others)[0]
         own = rows_of(others, [person])
         sent = rehearsed_round(scene, record.rounds[0], own, 0)
         gradient = _gradient(scene, network, names, mean[None])
-        played = self._searched(scene, gradient, _moved(broadcast, sent, names), 10)
-        rungs = (
-            ("one face, one step of SGD, landmarks and all networks known", faces[rows], points[rows], single[0]),
-            ("the same; landmarks and what does not travel guessed", faces[rows], points[rows], single[1]),
-        )
+        played = self._searched(scene, gradient, _moved(broadcast, sent, names))
+        rungs = [
+            ("one face, one step of SGD, landmarks and all networks known", single[0]),
+            ("the same; landmarks and what does not travel guessed", single[1]),
+        ]
+        if controlled:
+            rungs.insert(0, ("the same of a whole DHLN at its start, which must give the face away", single[3]))
         found: list[Finding] = []
-        for rung, true, where, alone in rungs:
-            scene.show(rung, 2 * true - 1, torch.cat(alone))
-            pairs = [(picture, true[i : i + 1], where[i : i + 1]) for i, picture in enumerate(alone)]
+        for rung, alone in rungs:
+            scene.show(rung, 2 * faces[rows] - 1, torch.cat(alone))
+            pairs = [
+                (picture, faces[row : row + 1], points[row : row + 1]) for picture, row in zip(alone, rows, strict=True)
+            ]
             found += self._scored(scene, rung, known, pairs)
         pairs = [(played, sharp_faces(task, own), landmarks_of(task, own))]
         found += self._scored(scene, "a client's own round, on the faces of one person", known, pairs)
@@ -136,16 +151,18 @@ class FaceInversion(Attack):
         made = {}
         for client, update in list(first.updates.items())[:CLIENTS]:
             seen = _moved(first.broadcast, update.tensors, names)
-            made[client] = self._searched(scene, gradient, seen, 20 + client)
+            made[client] = self._searched(scene, gradient, seen)
         return made
 
-    def _searched(self, scene: Scene, gradient: GradientOf, seen: Sequence[Tensor], number: int) -> Tensor:
-        """A face ``(1, 3, s, s)`` in [-1, 1]; another number begins elsewhere."""
-        side = scene.record.faces.config.network.size
+    def _searched(self, scene: Scene, gradient: GradientOf, seen: Sequence[Tensor]) -> Tensor:
+        """A face ``(1, 3, s, s)`` in [-1, 1]."""
+        task = scene.record.faces
+        side = task.config.network.size
+        known, _ = halves(scene.public)
         nobody = torch.zeros(1, dtype=torch.int64)
         found = cosine_inversion(
             gradient, seen, (1, 3, side, side), nobody, 1, steps=STEPS, smoothness=SMOOTHNESS, waves=Waves(side, side),
-            seed=scene.seed * 100 + number,
+            start=2 * sharp_faces(task, known).mean(dim=0) - 1,
         )  # fmt: skip
         scene.advance()
         return found.pictures
@@ -180,6 +197,9 @@ class FaceInversion(Attack):
         right = _landmarks_right(scene, torch.stack(made_best), torch.stack(where_best))
         by_chance = float(np.mean(_landmarks_right(scene, torch.stack(near_best), torch.stack(where_best))))
         found.append(self._finding(scene, rung, f"faces with landmarks within {RIGHT:.0f} %", "%", right, by_chance))
+        begun = 2 * public.mean(dim=0, keepdim=True) - 1
+        seen = _faces_found(torch.stack(made_best))
+        found.append(self._finding(scene, rung, "pictures with a face in them", "%", seen, _faces_found(begun)[0]))
         return found
 
 
@@ -208,13 +228,28 @@ def _noise(like: Sequence[Tensor], seed: int) -> list[Tensor]:
     return [torch.randn(some.shape, generator=generator) * some.std(correction=0) for some in like]
 
 
+def _pixels(pictures: Tensor) -> NDArray[np.uint8]:
+    """Pictures in [-1, 1] as ``(n, h, w, 3)`` uint8."""
+    pixels: NDArray[np.uint8] = (
+        ((pictures + 1) * 127.5).clamp(0, 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    )
+    return pixels
+
+
+def _faces_found(made: Tensor) -> list[float]:
+    """100 for each picture in which OpenCV's cascade sees a face, else 0."""
+    finder, edge = HaarFinder(), made.shape[-1] // 2
+    # The cascade needs something around a face; a crop has little.
+    wide = np.pad(_pixels(made), ((0, 0), (edge, edge), (edge, edge), (0, 0)), mode="edge")
+    return [100.0 * bool(len(finder.squares(picture)[0])) for picture in wide]
+
+
 def _landmarks_right(scene: Scene, made: Tensor, points: Tensor) -> list[float]:
     """100 for each picture on which the packaged detector finds the true landmarks, else 0."""
     config = scene.record.faces.config.network
-    pictures = ((made + 1) * 127.5).clamp(0, 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
     detector = load_detector()
     if detector.scheme != config.scheme:
         return [0.0] * len(made)
-    said = predict(detector, pictures, mirror=False).points * config.size
+    said = predict(detector, _pixels(made), mirror=False).points * config.size
     errors = face_nme(said, points.double().numpy(), get_scheme(config.scheme))
     return [100.0 * bool(error < RIGHT) for error in errors]

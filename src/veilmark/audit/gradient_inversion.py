@@ -108,6 +108,7 @@ def cosine_inversion(
     lr: float = 0.1,
     smoothness: float = 0.02,
     waves: Waves | None = None,
+    start: Tensor | None = None,
     restarts: int = 1,
     seed: int = 0,
     advance: Callable[[], None] = lambda: None,
@@ -127,7 +128,9 @@ def cosine_inversion(
         smoothness: Weight of the total variation; 0.02 was best of 0.0001, 0.02 and 0.2 on pictures of CIFAR-10's
             training set.
         waves: Of pictures of this size, on that device; None searches pixel by pixel.
-        restarts: Random starts; the nearest is kept.
+        start: Where every picture begins, ``(c, h, w)`` in [-1, 1]: what the attacker takes for likely; noise by
+            default.
+        restarts: Random starts; the nearest is kept. With ``start`` one is all there is.
         seed: Of the starts.
         advance: Called after each step.
     """
@@ -135,9 +138,14 @@ def cosine_inversion(
     probabilities = one_hot(labels, classes).float().to(device)
     milestones = [steps * part // 8 for part in (3, 5, 7)]
     best: Inverted | None = None
-    for start in range(restarts):
-        generator = torch.Generator().manual_seed(seed * 1000 + start)
-        x = torch.randn(shape, generator=generator).to(device).requires_grad_()
+    for number in range(restarts if start is None else 1):
+        if start is None:
+            generator = torch.Generator().manual_seed(seed * 1000 + number)
+            x = torch.randn(shape, generator=generator).to(device)
+        else:
+            x = start.to(device).expand(shape).clone()
+            x = x if waves is None else waves.numbers(x)
+        x.requires_grad_()
         optimizer = torch.optim.Adam([x], lr)
         schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, 0.1)
         for _ in range(steps):
