@@ -159,7 +159,7 @@ def leakage(found: dict[str, Any]) -> tuple[float, str]:
 
 
 def tables(cells: list[Cell], results: Path) -> tuple[list[str], list[dict[str, Any]]]:
-    """Markdown tables of the finished cells: what each attack got in the real setting, with chance in brackets.
+    """Markdown tables of the finished cells: each attack's first figure in the real setting, with chance in brackets.
 
     Args:
         cells: The grid.
@@ -174,8 +174,10 @@ def tables(cells: list[Cell], results: Path) -> tuple[list[str], list[dict[str, 
     for data in dict.fromkeys(cell["data"] for cell in found):
         chosen = [cell for cell in found if cell["data"] == data]
         rows = [line for cell in chosen for line in cell["findings"] if line["rung"] == REAL]
-        columns = list(dict.fromkeys((line["attack"], line["metric"], line["unit"]) for line in rows))
-        head = ["method", "seed", "accuracy %", *(f"{a}: {m}, {u}" for a, m, u in columns), "largest leak"]
+        # The first figure of an attack is the one that its verdict is read from; the others are in the cells.
+        columns = list({line["attack"]: (line["attack"], line["metric"], line["unit"]) for line in rows[::-1]}.values())
+        columns.sort(key=lambda column: [line["attack"] for line in rows].index(column[0]))
+        head = ["method", "seed", "accuracy %", *(f"{a}, {u}" for a, _, u in columns), "largest leak"]
         lines = [head, ["---"] * len(head)]
         for cell in chosen:
             at = {(x["attack"], x["metric"], x["unit"]): x for x in cell["findings"] if x["rung"] == REAL}
@@ -194,21 +196,25 @@ def plot(found: list[dict[str, Any]], path: Path) -> None:
         found: Finished cells.
         path: The PNG.
     """
-    figure, axes = plt.subplots(figsize=(8, 5))
+    figure, axes = plt.subplots(figsize=(9, 5))
+    drawn: list[tuple[float, float]] = []
+
+    def near(one: tuple[float, float], other: tuple[float, float]) -> bool:
+        return abs(one[0] - other[0]) < 0.5 and abs(one[1] - other[1]) < 1.5
+
     for data, marker in (("mnist", "o"), ("cifar10", "s")):
         chosen = [cell for cell in found if cell["data"] == data and cell["seed"] == 0]
         if not chosen:
             continue
         points = [(cell["accuracy"], leakage(cell)[0]) for cell in chosen]
         axes.scatter(*zip(*points, strict=True), marker=marker, label=data)
-        taken: list[tuple[float, float]] = []
-        for cell, (x, y) in sorted(zip(chosen, points, strict=True), key=lambda pair: pair[1]):
-            near = sum(abs(x - a) < 12 and abs(y - b) < 4 for a, b in taken)
-            taken.append((x, y))
-            axes.annotate(cell["name"], (x, y), (5, 4 + 9 * near), textcoords="offset points", fontsize=7)
+        for place, (cell, (x, y)) in enumerate(sorted(zip(chosen, points, strict=True), key=lambda pair: pair[1]), 1):
+            above = 9 * sum(near(point, (x, y)) for point in drawn)
+            axes.annotate(str(place), (x, y), (-6, above - 3), ha="right", textcoords="offset points", fontsize=8)
+            drawn.append((x, y))
+            axes.plot([], [], " ", label=f"{place}  {cell['name']}")
     axes.set(xlabel="accuracy, %", ylabel="largest leak, % of the way from chance to control", ylim=(-5, 108))
-    axes.set_xlim(0, 108)
-    axes.legend()
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     plt.close(figure)
