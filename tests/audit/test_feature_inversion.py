@@ -10,13 +10,13 @@ from veilmark.ppidsg.networks import Extractor
 
 def gradients_of(examples):
     torch.manual_seed(0)
-    layer = nn.Linear(12, 5)
+    layer = nn.Linear(12, 5).to(examples.dtype)
     cross_entropy(layer(examples), torch.arange(len(examples)) % 5).backward()
     return layer.weight.grad, layer.bias.grad
 
 
 def test_one_example_is_read_exactly():
-    example = torch.randn(1, 12, generator=torch.Generator().manual_seed(1))
+    example = torch.randn(1, 12, generator=torch.Generator().manual_seed(1)).double()
     torch.testing.assert_close(layer_inputs(*gradients_of(example)), example[0])
 
 
