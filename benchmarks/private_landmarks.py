@@ -71,6 +71,8 @@ KEYED = {"method": "keyed"}
 HOURGLASS = {"options.keyed.blocks": 1, "options.keyed.body": "hourglass"}
 THIN = {**HOURGLASS, "options.keyed.thin": True}
 """G sees the whole face, and the detector behind it next to nothing."""
+TWO_HALF = {"options.keyed.blocks": 2, "options.keyed.precision": "half"}
+"""Twice the generator for as many bytes."""
 
 METHODS: dict[str, dict[str, Any]] = {
     "none": {"method": "none"},
@@ -98,6 +100,13 @@ METHODS: dict[str, dict[str, Any]] = {
     "keyed, thin, nothing shared": {**KEYED, **THIN, "options.keyed.share": []},
     "keyed, thin, all shared": {**KEYED, **THIN, "options.keyed.share": ["generator", "detector"]},
     "keyed, thin, face loss x 3": {**KEYED, **THIN, "data.losses.face": 0.3},
+    "keyed, thin, two hourglasses": {**KEYED, **THIN, **TWO_HALF},
+    "keyed, thin, two, all shared": {
+        **KEYED,
+        **THIN,
+        **TWO_HALF,
+        "options.keyed.share": ["generator", "detector"],
+    },
     "ppidsg, kept detector": {"method": "ppidsg-landmarks", "options.ppidsg-landmarks.detector": "kept"},
     "ppidsg, no permutation": {
         "method": "ppidsg-landmarks",

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from veilmark.audit.record import read_record
 from veilmark.federation.config import federation_from
 from veilmark.federation.engine import Rounds
 from veilmark.federation.methods import METHODS
@@ -35,6 +36,7 @@ TINY = {
     "training": {"batch": 2, "optimizer": "adamw", "lr": 0.002, "clip": 1.0},
 }
 LEARNING = [name for name, kind in METHODS.items() if "landmarks" in kind.tasks]
+HALF = "options.keyed.precision=half"
 PERSONAL = {
     "hallucinator": ("detail", "paint", "finish", "guide"),
     "keyed": ("generator.",),
@@ -63,9 +65,9 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("method", LEARNING)
-def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, monkeypatch, method):
-    made = config(method=method)
+@pytest.mark.parametrize(("method", "changes"), [*((method, ()) for method in LEARNING), ("keyed", (HALF,))])
+def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, monkeypatch, method, changes):
+    made = config(*changes, method=method)
     whole = play(tmp_path / "whole", made)
     one_round = Rounds.one_round
 
@@ -173,6 +175,37 @@ def test_what_of_a_detector_lasts(tmp_path, detector):
         for number in (1, 2)
     ]
     assert torch.equal(*kept) == (detector == "fixed")
+
+
+def test_half_precision_halves_the_bytes(tmp_path):
+    made = config(HALF, method="keyed")
+    run = play(tmp_path / "run", made)
+    sent, single = (
+        read_tensors(path / "transcript/round-0001/client-0.safetensors")[0]
+        for path in (run.path, play(tmp_path / "single", config(method="keyed")).path)
+    )
+    assert {value.dtype for value in sent.values()} == {torch.float16}
+    for name, value in sent.items():
+        # The same training from a start that was rounded.
+        torch.testing.assert_close(value.float(), single[name], atol=0.02, rtol=0.02)
+    sizes = [sum(value.nbytes for value in tensors.values()) for tensors in (sent, single)]
+    assert 2 * sizes[0] == sizes[1]
+    record = read_record(run.path / "transcript")
+    assert {value.dtype for value in record.rounds[0].updates[0].tensors.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("method", ["none", "gc"])
+def test_who_has_no_labels_does_not_hold_the_detector_back(tmp_path, method):
+    """What the detector becomes depends on those who have labels; the other one's number of faces does not matter."""
+    run = play(tmp_path / "run", config("data.labelled=0.5", method=method, rounds=1))
+    record = read_record(run.path / "transcript")
+    before, updates = record.rounds[0].broadcast, record.rounds[0].updates
+    after = read_tensors(run.path / "checkpoints/server-0001.safetensors")[0]
+    detector = "heatmap.0.2.weight"
+    moved = [n for n in updates if not torch.equal(updates[n].tensors[detector], before[detector])]
+    assert len(moved) == 1
+    torch.testing.assert_close(after[detector], updates[moved[0]].tensors[detector])
+    assert not torch.equal(after["finish.mix.bias"], updates[moved[0]].tensors["finish.mix.bias"])
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,20 @@ def test_the_mean_is_weighted_by_examples():
     assert weighted_mean(updates)["w"].tolist() == [3.0, 3.0]
 
 
+def test_who_leaves_a_tensor_as_it_was_has_no_say_in_it():
+    before = {"detector": torch.tensor([1.0, 2.0]), "stem": torch.tensor([0.1]), "buffer": torch.tensor([0.3])}
+    updates = {
+        0: Update({**before, "detector": torch.tensor([1.0, 8.0]), "stem": torch.tensor([1.0])}, {}, 1),
+        1: Update({**before, "stem": torch.tensor([4.0])}, {}, 2),
+        2: Update({**before, "detector": torch.tensor([3.0, 2.0]), "stem": torch.tensor([1.0])}, {}, 3),
+    }
+    mean = weighted_mean(updates, before)
+    assert mean["detector"].tolist() == pytest.approx([2.5, 3.5])
+    assert mean["stem"].tolist() == [2.0]
+    assert torch.equal(mean["buffer"], before["buffer"])
+    assert weighted_mean(updates)["detector"].tolist() == pytest.approx([2.0, 3.0])
+
+
 def test_averaging_learns_and_local_training_differs_by_client(bench):
     one = bench(images=24, epochs=6, lr=0.01)
     server, _, _ = play(one, method("none"), rounds=2)

@@ -37,15 +37,32 @@ def chosen_tensors(network: nn.Module, prefixes: tuple[str, ...]) -> list[str]:
     return [name for name in names if not prefixes or name.startswith(prefixes)]
 
 
-def weighted_mean(updates: Mapping[int, Update]) -> Tensors:
-    """The mean of the clients' tensors, weighted by their examples, summed in double precision in a fixed order."""
+def weighted_mean(updates: Mapping[int, Update], before: Tensors | None = None) -> Tensors:
+    """The mean of the clients' tensors, weighted by their examples, summed in double precision in a fixed order.
+
+    Args:
+        updates: By client.
+        before: What was broadcast. A client that sends a tensor back to the bit as it was has not trained it (a
+            detector, say, where it has no labels), and has no say in its mean: it would only hold the others back.
+            None gives everybody a say.
+
+    Returns:
+        The means; a tensor that nobody trained is as it was.
+    """
     order = sorted(updates)
-    total = sum(updates[number].examples for number in order)
     means: Tensors = {}
     for name, like in updates[order[0]].tensors.items():
+        sent = {number: updates[number].tensors[name] for number in order}
+        having = order
+        if before is not None:
+            having = [number for number in order if not torch.equal(sent[number], before[name])]
+            if not having:
+                means[name] = before[name]
+                continue
+        total = sum(updates[number].examples for number in having)
         mean = torch.zeros(like.shape, dtype=torch.float64)
-        for number in order:
-            mean += updates[number].tensors[name].double() * (updates[number].examples / total)
+        for number in having:
+            mean += sent[number].double() * (updates[number].examples / total)
         means[name] = mean.to(like.dtype)
     return means
 
@@ -114,7 +131,8 @@ class FedAvgClient(Client):
             self.learner, view.training, view.rounds, view.seed, view.number, round_number, self.lasting
         )
         own = self.learner.model.state_dict()
-        trained = {name: own[name].clone().cpu() for name in self.shared}
+        # As precise as the share travels.
+        trained = {name: own[name].detach().to("cpu", broadcast[name].dtype, copy=True) for name in self.shared}
         return Update(self.protect(broadcast, trained, round_number), figures, self.learner.examples)
 
     def join(self, broadcast: Tensors) -> None:
@@ -196,8 +214,8 @@ class FedAvgServer(Server):
         return Declared.like(self.shared, self.metrics)
 
     def combine(self, updates: Mapping[int, Update]) -> None:
-        """The weighted mean."""
-        self.shared = weighted_mean(updates)
+        """The weighted mean over those who trained a tensor."""
+        self.shared = weighted_mean(updates, self.shared)
 
     def load_state(self, tensors: Tensors) -> None:
         """Puts the share back."""

@@ -140,14 +140,18 @@ class SparseServer(FedAvgServer):
         return made
 
     def combine(self, updates: Mapping[int, Update]) -> None:
-        """The weighted mean of the changes; what was not sent counts as no change."""
-        total = sum(update.examples for update in updates.values())
+        """The weighted mean of the changes; what was not sent counts as no change.
+
+        As in plain averaging, a client that changed nothing of a tensor has not trained it and has no say in it.
+        """
         for name, value in self.shared.items():
+            sent = {number: updates[number].tensors[f"{name}{VALUES}"] for number in sorted(updates)}
+            having = [number for number, values in sent.items() if bool(values.any())]
+            total = sum(updates[number].examples for number in having)
             change = torch.zeros(value.numel(), dtype=torch.float64)
-            for number in sorted(updates):
-                update = updates[number]
-                weight = update.examples / total
-                change[update.tensors[f"{name}{INDICES}"].long()] += weight * update.tensors[f"{name}{VALUES}"].double()
+            for number in having:
+                places = updates[number].tensors[f"{name}{INDICES}"].long()
+                change[places] += updates[number].examples / total * sent[number].double()
             self.shared[name] = (value.double() + change.view(value.shape)).to(value.dtype)
 
 

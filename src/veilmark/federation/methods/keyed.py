@@ -36,6 +36,8 @@ class KeyedOptions(BaseModel):
             stays at its start.
         share: How the names of the tensors begin that travel; ``[generator, detector]`` shares everything, ``[]``
             nothing: the two ends that the method lies between.
+        precision: Of the numbers that travel, both ways. ``half`` is half of the bytes, with eleven binary digits of
+            each number; clients compute in single precision.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -45,6 +47,7 @@ class KeyedOptions(BaseModel):
     start: Literal["key", "own"] = "key"
     detector: Literal["kept", "restart", "fixed"] = "kept"
     share: tuple[str, ...] = ("generator",)
+    precision: Literal["single", "half"] = "single"
 
     def network(self, task: LandmarksTask, seed: int) -> GeneratedDetector:
         """The network with these options."""
@@ -111,6 +114,14 @@ class KeyedClient(FedAvgClient):
         return super().train_round(broadcast, round_number)
 
 
+class KeyedServer(FedAvgServer):
+    """Averages generators, which may travel in half precision."""
+
+    def rebuilt(self, broadcast: Tensors, tensors: Tensors) -> Tensors:
+        """In single precision, as clients and attacks compute."""
+        return {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
+
+
 class Keyed(Method[KeyedOptions]):
     """FedAvg of an image generator in front of secret detectors."""
 
@@ -134,4 +145,7 @@ class Keyed(Method[KeyedOptions]):
         network = self.options.network(task, view.seed)
         weights = network.state_dict()
         names = chosen_tensors(network, self.options.share) if self.options.share else []
-        return FedAvgServer({name: weights[name] for name in names}, task.metrics)
+        start = {name: weights[name] for name in names}
+        if self.options.precision == "half":
+            start = {name: value.half() if value.is_floating_point() else value for name, value in start.items()}
+        return KeyedServer(start, task.metrics)
