@@ -33,7 +33,8 @@ from veilmark.federation.messages import Update, UpdateRefused
 from veilmark.federation.methods.gc import SparseServer
 from veilmark.federation.tasks.landmarks import load_aside, load_landmarks, load_strangers
 from veilmark.federation.transcript import TranscriptError
-from veilmark.report.audit import read_audit, write_audit_report
+from veilmark.report import audit as report_audit
+from veilmark.report.audit import Verdict, read_audit, write_audit_report
 from veilmark.report.federation import write_comparison
 from veilmark.run.checkpoints import read_tensors
 from veilmark.sht.losses import DHLNLoss
@@ -88,8 +89,29 @@ def test_a_comparison_shows_what_leaked(tmp_path, played, monkeypatch):
     monkeypatch.setattr(audits, "FACE_ATTACKS", {"owner of a person": FACE_ATTACKS["owner of a person"]})
     audit_run(run.path, None, run.path / "audit")
     page = write_comparison([run.path], tmp_path / "both").read_text()
+    (found,) = read_audit(run.path / "audit")
     assert "What leaked" in page
-    assert read_audit(run.path / "audit")[0].words.split(".")[0] in page
+    assert f">{found.kind.capitalize()}</strong>" in page
+    assert f"{found.real.value:.1f} % ({found.real.chance:.1f})" in page
+    assert "What attackers saw" not in page
+
+
+@pytest.mark.parametrize(("dataset", "shown"), [("synthetic", True), ("ytf68", False)])
+def test_a_comparison_shows_what_attackers_made_of_bundled_faces_only(tmp_path, played, monkeypatch, dataset, shown):
+    run, _ = played
+    monkeypatch.setattr(audits, "FACE_ATTACKS", {"faces from updates": FACE_ATTACKS["faces from updates"]})
+    # With four steps it does not succeed where it must.
+    monkeypatch.setattr(report_audit, "verdict", lambda found: Verdict("faces from updates", "", "leaks", "", found))
+    folder = run.path / "audit"
+    audit_run(run.path, None, folder)
+    summary = json.loads((folder / "summary.json").read_text())
+    (folder / "summary.json").write_text(json.dumps(summary | {"dataset": dataset}))
+    page = write_comparison([run.path], tmp_path / "page").read_text()
+    assert ("What attackers saw" in page) == shown
+    rungs = summary["pictures"]["faces from updates"]
+    assert len(rungs) == 3
+    assert page.count("contact sheet") == (len(rungs) if shown else 0)
+    assert len(list((tmp_path / "page").glob("pictures/*.png"))) == (len(rungs) if shown else 0)
 
 
 def test_pruned_updates_are_rebuilt_before_they_are_attacked(tmp_path):

@@ -80,6 +80,11 @@ class Verdict:
     words: str
     findings: list[AuditFinding]
 
+    @property
+    def real(self) -> AuditFinding | None:
+        """The first figure of the run as it was, from which the verdict is read; None where nothing travelled."""
+        return _real(self.findings)
+
 
 def verdict(findings: Sequence[AuditFinding]) -> Verdict:
     """What may be said of the findings of one attack.
@@ -90,7 +95,7 @@ def verdict(findings: Sequence[AuditFinding]) -> Verdict:
     Args:
         findings: Of one attack, easiest rung first; larger is worse for the clients.
     """
-    real = next((found for found in findings if found.rung == REAL), None)
+    real = _real(findings)
     easy = findings[0]
     control = easy.positive_control
     works = control is not None and control > easy.chance
@@ -114,6 +119,10 @@ def verdict(findings: Sequence[AuditFinding]) -> Verdict:
         where = f" It works on the rung “{beaten[-1]}”." if beaten else ""
         words = f"Not by this attack ({_figure(real)}, chance {real.chance:.1f}).{where} Another attack may."
     return Verdict(easy.attack, easy.threat_model, kind, words, list(findings))
+
+
+def _real(findings: Sequence[AuditFinding]) -> AuditFinding | None:
+    return next((found for found in findings if found.rung == REAL), None)
 
 
 def _figure(found: AuditFinding) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from pydantic import ValidationError
 from rich.table import Table
 
 from veilmark.report import FederationRound, FederationSummary
-from veilmark.report.audit import read_audit
+from veilmark.report.audit import AuditSummary, Verdict, read_audit
 from veilmark.report.federation_plots import SCORES, plot_cost, plot_losses, plot_partition, plot_score
 from veilmark.report.html import read_metrics, read_record, read_text, write_page
 from veilmark.run.errors import DataError
@@ -23,6 +24,9 @@ _OWNED = {
     "landmarks": "People and frames of each client",
 }
 """Titles of the chart of the partition, by task."""
+
+BUNDLED = ("digits", "synthetic")
+"""Data that anybody may see: only of these does a comparison show what attackers made of pictures."""
 
 _SAME = ("task", "dataset", "partition", "alpha", "clients", "rounds", "seed", "test_images")
 """What runs must share for their figures to be compared."""
@@ -65,6 +69,21 @@ class ComparedRun:
     megabytes_up: float
     seconds: float
     peak_rss_mb: float
+
+
+@dataclass(frozen=True)
+class ComparedAudit:
+    """What the audits of several runs found.
+
+    Attributes:
+        questions: What each attack asks, by its name, in order.
+        verdicts: Run to attack to verdict; empty for a run of which nothing travelled.
+        sheets: Run to rung to a contact sheet's name beside the page, of data that anybody may see.
+    """
+
+    questions: dict[str, str]
+    verdicts: dict[str, dict[str, Verdict]]
+    sheets: dict[str, dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -151,7 +170,7 @@ def compare_runs(runs: Sequence[Path]) -> Comparison:
 def write_comparison(runs: Sequence[Path], out: Path) -> Path:
     """The page of ``veilmark compare``, with ``comparison.json`` and its charts beside it.
 
-    Runs that were audited stand there with their verdicts, too.
+    Runs that were audited stand there with their verdicts, too, and bundled data with what attackers made of them.
 
     Args:
         runs: Run folders.
@@ -171,12 +190,40 @@ def write_comparison(runs: Sequence[Path], out: Path) -> Path:
     points = {label: (row.megabytes_up, row.mean) for label, row in zip(labels, comparison.rows, strict=True)}
     plot_cost(points, words, out / "cost.png")
     write_json(out / "comparison.json", asdict(comparison))
-    audits = {
-        label: read_audit(Path(run) / "audit")
-        for label, run in zip(labels, runs, strict=True)
-        if (Path(run) / "audit/audit.json").exists()
+    folders = {label: Path(run) / "audit" for label, run in zip(labels, runs, strict=True)}
+    audits = {label: folder for label, folder in folders.items() if (folder / "audit.json").exists()}
+    return write_page(
+        out,
+        "comparison.html.j2",
+        labels=labels,
+        comparison=comparison,
+        words=words,
+        audit=_compared_audits(audits, out) if audits else None,
+    )
+
+
+def _compared_audits(folders: Mapping[str, Path], out: Path) -> ComparedAudit:
+    """Audits side by side; their contact sheets are copied to ``out``, where data are bundled."""
+    summaries = {label: read_record(folder / "summary.json", AuditSummary) for label, folder in folders.items()}
+    verdicts = {label: {verdict.attack: verdict for verdict in read_audit(folder)} for label, folder in folders.items()}
+    asked = dict.fromkeys(attack for found in verdicts.values() for attack in found)
+    questions = {
+        attack: next(summary.questions[attack] for summary in summaries.values() if attack in summary.questions)
+        for attack in asked
     }
-    return write_page(out, "comparison.html.j2", labels=labels, comparison=comparison, words=words, audits=audits)
+    sheets: dict[str, dict[str, str]] = {}
+    for number, (label, summary) in enumerate(summaries.items()):
+        if summary.dataset not in BUNDLED:
+            continue
+        for attack, pictures in summary.pictures.items():
+            if verdicts[label][attack].kind == "not shown to work":
+                continue
+            for rung, name in pictures.items():
+                copied = out / "pictures" / f"{number}-{Path(name).name}"
+                copied.parent.mkdir(exist_ok=True)
+                shutil.copyfile(folders[label] / name, copied)
+                sheets.setdefault(label, {})[f"{attack}: {rung}"] = f"pictures/{copied.name}"
+    return ComparedAudit(questions, verdicts, sheets)
 
 
 def comparison_table(comparison: Comparison) -> Table:

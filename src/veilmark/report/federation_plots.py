@@ -168,6 +168,8 @@ def plot_cost(points: Mapping[str, tuple[float, float]], words: ScoreWords, path
             label=label if megabytes else f"{label} (nothing sent)",
         )
     axes.set_xscale("log")
+    # Room for the marker of the worst.
+    axes.margins(y=0.1)
     _limit(axes, words)
     figure.legend(loc="outside lower center", ncols=2, **LEGEND)
     return save_figure(figure, path)
