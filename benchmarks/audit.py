@@ -3,9 +3,11 @@
     python benchmarks/audit.py --data DIR --budget 120    # plays missing cells, most telling first
     python benchmarks/audit.py --print                    # tables from the committed cells, the plot, the coverage
 
-``--data`` holds the folders ``mnist`` and ``cifar10``. Each cell: 4 clients x 200 images, IID, 1,000 test images, 5
-rounds of 10 steps of 20 images, the first and the last round recorded; then ``veilmark audit``. A finished cell is one
-JSON in ``benchmarks/results/audit/``: config, accuracy, the findings as they stand in ``audit.json``, what does not
+``--data`` holds the folders ``mnist``, ``ytf68`` and ``cifar10``. Each cell of the classifiers: 4 clients x 200 images,
+IID, 1,000 test images, 5 rounds of 10 steps of 20 images. Of the landmark detectors: 4 clients x 6 people, about 75
+faces each, 16 rounds of one pass of batches of 8, scored on 24 other people (``report``); people of ``select`` are the
+attackers' public faces. The first and the last round are recorded; then ``veilmark audit``. A finished cell is one
+JSON in ``benchmarks/results/audit/``: config, score, the findings as they stand in ``audit.json``, what does not
 apply and why, date, machine. Leakage stands beside utility, so that a method that merely fails to learn cannot look
 private. Start the command once per core: cells in work are left to the others. ``--device cuda`` has
 clients and attacks compute on a GPU.
@@ -27,23 +29,46 @@ import matplotlib.pyplot as plt
 import torch
 
 from veilmark.audit.audits import audit_run
-from veilmark.federation.config import FederationConfig
+from veilmark.federation.config import FederationConfig, federation_from
 from veilmark.federation.runs import run_federation
-from veilmark.run.config import override, resolve
+from veilmark.run.config import override
 from veilmark.run.devices import choose_device
 from veilmark.run.folder import RunError, RunFolder, write_json
 from veilmark.run.progress import console, say
 
 RESULTS = Path(__file__).parent / "results" / "audit"
 RUNS = Path("runs/audit-grid")
-PLOT = Path(__file__).parents[1] / "docs" / "images" / "audit.png"
+PLOTS = Path(__file__).parents[1] / "docs" / "images"
 REAL = "as it was"
+SCORES = {"mnist": "accuracy %", "cifar10": "accuracy %", "ytf68": "NME at 16 px %"}
 
 PROTOCOL: dict[str, Any] = {"clients": 4, "rounds": 5, "training": {"batch": 20}, "record": ["first", "last"]}
 DATA: dict[str, Any] = {"per_client": 200, "test": 1000}
 REPAIRED = {"method": "ppidsg", "options.ppidsg.generator_lr": 1e-3, "options.ppidsg.extractor": "fixed"}
 
-METHODS: dict[str, dict[str, Any]] = {
+FACES: dict[str, Any] = {
+    "task": "landmarks",
+    "clients": 4,
+    "rounds": 16,
+    "record": ["first", "last"],
+    "data": {"people": 6},
+    "training": {
+        "batch": 8,
+        "optimizer": "adamw",
+        "lr": 0.002,
+        "weight_decay": 0.02,
+        "clip": 1.0,
+        "decay_after": 8,
+    },
+}
+THIN = {
+    "method": "keyed",
+    "options.keyed.blocks": 1,
+    "options.keyed.body": "hourglass",
+    "options.keyed.thin": True,
+}
+
+CLASSIFIERS: dict[str, dict[str, Any]] = {
     "none": {"method": "none"},
     "ppidsg, repaired": REPAIRED,
     "local": {"method": "local"},
@@ -64,6 +89,22 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 """What is audited. *C only* and *F only* ask which part of a classifier it is that leaks."""
 
+DETECTORS: dict[str, dict[str, Any]] = {
+    "none": {"method": "none"},
+    "keyed, thin": THIN,
+    "local": {"method": "local"},
+    "hallucinator": {"method": "hallucinator"},
+    "gc, 10 %": {"method": "gc"},
+    "keyed, thin, own start": {**THIN, "options.keyed.start": "own"},
+    "keyed, thin, half precision": {**THIN, "options.keyed.precision": "half"},
+    "ppidsg": {"method": "ppidsg-landmarks"},
+    "dpsgd": {"method": "dpsgd"},
+}
+"""The same of landmark detectors: docs/private-landmarks.md."""
+
+METHODS = {"mnist": CLASSIFIERS, "ytf68": DETECTORS, "cifar10": CLASSIFIERS}
+"""Methods by folder of ``--data``, in the grid's order."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -71,7 +112,7 @@ class Cell:
 
     Attributes:
         data: A folder of ``--data``.
-        name: A key of ``METHODS``.
+        name: A method of that folder.
         seed: Of the federation and the audit.
     """
 
@@ -86,14 +127,15 @@ class Cell:
 
     def config(self) -> FederationConfig:
         """The federation."""
-        values = PROTOCOL | {"data": DATA | {"layout": self.data}, "seed": self.seed}
-        settings = [f"{path}={json.dumps(value)}" for path, value in METHODS[self.name].items()]
-        return resolve(FederationConfig, override(values, settings), self.key)
+        protocol = FACES if self.data == "ytf68" else PROTOCOL | {"data": DATA}
+        values = protocol | {"data": protocol["data"] | {"layout": self.data}, "seed": self.seed}
+        settings = [f"{path}={json.dumps(value)}" for path, value in METHODS[self.data][self.name].items()]
+        return federation_from(override(values, settings), self.key)
 
 
 def grid(seeds: int) -> list[Cell]:
     """Every cell, most telling first."""
-    return [Cell(data, name, seed) for seed in range(seeds) for data in ("mnist", "cifar10") for name in METHODS]
+    return [Cell(data, name, seed) for seed in range(seeds) for data, names in METHODS.items() for name in names]
 
 
 def play_cell(cell: Cell, data: Path, device: torch.device) -> dict[str, Any]:
@@ -120,7 +162,7 @@ def play_cell(cell: Cell, data: Path, device: torch.device) -> dict[str, Any]:
             "name": cell.name,
             "seed": cell.seed,
             "config": config.model_dump(mode="json"),
-            "accuracy": summary["score"],
+            "score": summary["score"],
             "findings": json.loads((run.path / "audit" / "audit.json").read_text(encoding="utf-8")),
             "obstacles": summary["obstacles"],
             "seconds": time.monotonic() - began,
@@ -148,12 +190,7 @@ def leakage(found: dict[str, Any]) -> tuple[float, str]:
         if line["attack"] == "linking of messages":
             continue
         way = (line["positive_control"] or line["chance"]) - line["chance"]
-        if (
-            line["rung"] == REAL
-            and way > 0
-            and line["low"] > line["chance"]
-            and line["attack"] != "linking of messages"
-        ):
+        if line["rung"] == REAL and way > 0 and line["low"] > line["chance"]:
             leaks.append((min(100.0, 100 * (line["value"] - line["chance"]) / way), line["attack"]))
     return max(leaks)
 
@@ -177,24 +214,25 @@ def tables(cells: list[Cell], results: Path) -> tuple[list[str], list[dict[str, 
         # The first figure of an attack is the one that its verdict is read from; the others are in the cells.
         columns = list({line["attack"]: (line["attack"], line["metric"], line["unit"]) for line in rows[::-1]}.values())
         columns.sort(key=lambda column: [line["attack"] for line in rows].index(column[0]))
-        head = ["method", "seed", "accuracy %", *(f"{a}, {u}" for a, _, u in columns), "largest leak"]
+        head = ["method", "seed", SCORES[data], *(f"{a}, {u}" for a, _, u in columns), "largest leak"]
         lines = [head, ["---"] * len(head)]
         for cell in chosen:
             at = {(x["attack"], x["metric"], x["unit"]): x for x in cell["findings"] if x["rung"] == REAL}
             values = [f"{at[c]['value']:.1f} ({at[c]['chance']:.1f})" if c in at else "-" for c in columns]
             share, attack = leakage(cell)
             leak = f"{share:.0f} %, {attack}" if share else attack
-            lines.append([cell["name"], str(cell["seed"]), f"{cell['accuracy']:.1f}", *values, leak])
+            lines.append([cell["name"], str(cell["seed"]), f"{cell['score']:.1f}", *values, leak])
         made.append(f"{data}\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines))
     return made, found
 
 
-def plot(found: list[dict[str, Any]], path: Path) -> None:
-    """Accuracy against leakage, one point a method; the best place is the lower right.
+def plot(found: list[dict[str, Any]], path: Path, words: str) -> None:
+    """Score against leakage, one point a method.
 
     Args:
-        found: Finished cells.
+        found: Finished cells that are scored alike.
         path: The PNG.
+        words: What is scored.
     """
     figure, axes = plt.subplots(figsize=(9, 5))
     drawn: list[tuple[float, float]] = []
@@ -202,18 +240,18 @@ def plot(found: list[dict[str, Any]], path: Path) -> None:
     def near(one: tuple[float, float], other: tuple[float, float]) -> bool:
         return abs(one[0] - other[0]) < 0.5 and abs(one[1] - other[1]) < 1.5
 
-    for data, marker in (("mnist", "o"), ("cifar10", "s")):
+    for data, marker in zip(METHODS, "oos", strict=True):
         chosen = [cell for cell in found if cell["data"] == data and cell["seed"] == 0]
         if not chosen:
             continue
-        points = [(cell["accuracy"], leakage(cell)[0]) for cell in chosen]
+        points = [(cell["score"], leakage(cell)[0]) for cell in chosen]
         axes.scatter(*zip(*points, strict=True), marker=marker, label=data)
         for place, (cell, (x, y)) in enumerate(sorted(zip(chosen, points, strict=True), key=lambda pair: pair[1]), 1):
             above = 9 * sum(near(point, (x, y)) for point in drawn)
             axes.annotate(str(place), (x, y), (-6, above - 3), ha="right", textcoords="offset points", fontsize=8)
             drawn.append((x, y))
             axes.plot([], [], " ", label=f"{place}  {cell['name']}")
-    axes.set(xlabel="accuracy, %", ylabel="largest leak, % of the way from chance to control", ylim=(-5, 108))
+    axes.set(xlabel=words, ylabel="largest leak, % of the way from chance to control", ylim=(-5, 108))
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=120)
@@ -222,13 +260,13 @@ def plot(found: list[dict[str, Any]], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="folder that holds mnist and cifar10")
+    parser.add_argument("--data", type=Path, help="folder that holds mnist, ytf68 and cifar10")
     parser.add_argument("--budget", type=float, default=60, help="minutes in which new cells are started (default: 60)")
     parser.add_argument("--only", default="", help="only cells whose name holds this")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of the grid (default: 3)")
     parser.add_argument("--device", default="cpu", help="auto, cpu or cuda (default: cpu)")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the finished cells")
-    parser.add_argument("--plot", type=Path, default=PLOT, help="picture of --print")
+    parser.add_argument("--plots", type=Path, default=PLOTS, help="folder of the pictures of --print")
     parser.add_argument("--print", action="store_true", help="print the tables of the finished cells, play nothing")
     args = parser.parse_args()
     cells = [cell for cell in grid(args.seeds) if args.only in cell.key]
@@ -251,9 +289,11 @@ def main() -> None:
     made, finished = tables(cells, args.results)
     for table in made:
         console.print(table + "\n", markup=False, soft_wrap=True, highlight=False)
-    if args.print and finished:
-        plot(finished, args.plot)
-        say(f"plot: {args.plot}")
+    if args.print:
+        for name, words in (("audit", "accuracy %"), ("audit-faces", "NME at 16 px %")):
+            if alike := [cell for cell in finished if SCORES[cell["data"]] == words]:
+                plot(alike, args.plots / f"{name}.png", words)
+                say(f"plot: {args.plots / name}.png")
     say(f"{len(finished)} of {len(cells)} cells are finished")
 
 

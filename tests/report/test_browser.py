@@ -7,8 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from test_federation_report import a_run
 
 from veilmark.report import html, plots
+from veilmark.report.audit import REAL, write_audit_report
+from veilmark.report.federation import write_comparison, write_federation_report
 
 pytestmark = pytest.mark.browser
 
@@ -72,6 +75,44 @@ def evaluation(run):
     return html.write_evaluation_report(run)
 
 
+def federation(run):
+    return write_federation_report(a_run(run / "run", LONG))
+
+
+def audit(run):
+    """An audit with long words everywhere, one picture, and an attack that has nothing to attack."""
+    folder = run / "audit"
+    (folder / "pictures").mkdir(parents=True)
+    Image.fromarray(np.full((384, 384, 3), 99, np.uint8)).save(folder / "pictures/faces.png")
+    figures = {"method": "none", "dataset": "digits", "seed": 0, "n": 9, "chance": 20.2, "positive_control": 23.3}
+    figures |= {"negative_control": 11.8, "value": 100.0, "low": 99.1, "high": 100.0}
+    words = {"metric": "area under the curve, by landmarks, %", "unit": "% of the eyes' distance"}
+    lines = [
+        {"attack": attack, "threat_model": "honest-but-curious server", "rung": rung, **words, **figures}
+        for attack, rungs in {
+            LONG: ["one face, one step of SGD, landmarks and all networks known", REAL],
+            "b": ["leaked"],
+        }.items()
+        for rung in rungs
+    ]
+    (folder / "audit.json").write_text(json.dumps(lines))
+    summary = {"created": "today", "version": "0.1.0", "run": LONG, "method": LONG, "dataset": "digits", "clients": 4}
+    summary |= {"rounds": [1, 6], "seed": 0, "score": 21.8, "score_words": "NME at 16 px, %", "shared": [LONG] * 9}
+    summary |= {"metrics": ["loss", LONG], "public": 100, "threat_models": {"honest-but-curious server": LONG}}
+    questions = {LONG: "If messages came without names, could the server tell who sent them?", "b": LONG}
+    summary |= {"questions": questions, "needs": questions, "obstacles": {LONG: LONG}, "skipped": [LONG]}
+    summary |= {"pictures": {LONG: {REAL: "pictures/faces.png"}}, "not_tried": [LONG]}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    return write_audit_report(folder)
+
+
+def comparison(run):
+    runs = [a_run(run / name, name, bytes_up=size) for name, size in (("none", 10**7), ("local", 0), (LONG, 10**6))]
+    for one in (runs[0], runs[2]):
+        audit(one)
+    return write_comparison(runs, run)
+
+
 @pytest.fixture(scope="module")
 def browser():
     sync_api = pytest.importorskip(
@@ -88,8 +129,8 @@ def browser():
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 768, 1280])  # a phone, a tablet, a laptop
-@pytest.mark.parametrize("write", [demo, training, evaluation])
+@pytest.mark.parametrize("width", [390, 768, 1000, 1280])  # a phone, a tablet, half a screen, a laptop
+@pytest.mark.parametrize("write", [demo, training, evaluation, federation, audit, comparison])
 def test_a_report_fits_and_fetches_nothing(browser, write, width, scheme, tmp_path):
     path = write(tmp_path)
     page = browser.new_page(viewport={"width": width, "height": 844}, color_scheme=scheme)

@@ -27,7 +27,7 @@ class Look:
 
 LOOKS = {
     "classify": Look("ppidsg-digits", ("none", "local", "ppidsg")),
-    "landmarks": Look("landmarks-synthetic", ("none", "local", "keyed"), ("data.frames=8", "rounds=6")),
+    "landmarks": Look("landmarks-synthetic", ("none", "local", "keyed"), ("data.frames=8", "rounds=16")),
 }
 """First looks by task."""
 
