@@ -114,6 +114,18 @@ REPAIRS: dict[str, dict[str, Any]] = {
 }
 """Played on CIFAR-10, where what repairs PPIDSG on MNIST is behind a client alone."""
 
+FIXED = {**RATE, "options.ppidsg.extractor": "fixed", "options.ppidsg.head": "fixed"}
+UNLIKE: dict[str, dict[str, Any]] = {
+    "repaired, fixed head": FIXED,
+    "repaired, logit adjustment": {
+        **RATE,
+        "options.ppidsg.extractor": "fixed",
+        "options.ppidsg.logit_adjustment": True,
+    },
+    "repaired, fixed head, logit adjustment": {**FIXED, "options.ppidsg.logit_adjustment": True},
+}
+"""Played on unlike clients, whose heads learn their own few classes; the first also on like ones."""
+
 SMALL_HEAD = {"data.head_widths": [128, 64]}
 """A network for which gradients of single examples fit into memory."""
 
@@ -180,15 +192,20 @@ def grid(seeds: int) -> list[Cell]:
     Args:
         seeds: How many seeds.
     """
-    options, repairs = (
-        {name: {"method": "ppidsg", **changes} for name, changes in table.items()} for table in (OPTIONS, REPAIRS)
+    options, repairs, unlike = (
+        {name: {"method": "ppidsg", **changes} for name, changes in table.items()}
+        for table in (OPTIONS, REPAIRS, UNLIKE)
     )
+    fixed = dict(list(unlike.items())[:1])
     cells = []
     for seed in range(seeds):
         for partition in ("iid", "dirichlet"):
             rows = [("mnist", CORE), ("cifar10", CORE)]
             if partition == "iid":
                 rows += [("cifar10", repairs), ("probe", CORE), ("probe", options), ("mnist", FEDCG)]
+                rows += [("mnist", fixed), ("cifar10", fixed)]
+            else:
+                rows += [("mnist", unlike), ("cifar10", unlike)]
             rows += [("mnist", DEFENCES), ("cifar10", DEFENCES)]
             for data, table in rows:
                 for name, changes in table.items():

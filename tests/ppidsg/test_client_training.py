@@ -56,7 +56,7 @@ def flat(tensors):
 
 
 @pytest.mark.parametrize("extractor", ["separate", "joint", "key", "fixed", "none"])
-@pytest.mark.parametrize("head", ["key", "kept"])
+@pytest.mark.parametrize("head", ["key", "kept", "fixed"])
 def test_every_option_trains_what_it_says(head, extractor):
     one = client(head=head, extractor=extractor)
     networks = {
@@ -72,15 +72,16 @@ def test_every_option_trains_what_it_says(head, extractor):
     assert moved == {
         "generator": True,
         "discriminator": True,
-        "classifier": True,
+        "classifier": head != "fixed",
         "extractor": extractor in ("separate", "joint", "key"),
     }
 
 
-def test_labels_reach_the_extractor_only_where_it_is_trained_jointly():
+@pytest.mark.parametrize("head", ["key", "fixed"])
+def test_labels_reach_the_extractor_only_where_it_is_trained_jointly(head):
     moved = {}
     for extractor in ("separate", "joint"):
-        one = client(extractor=extractor)
+        one = client(extractor=extractor, head=head)
         one.extractor.decoder.requires_grad_(False)
         with torch.no_grad():
             pictures = one.generator(one.pictures.float() / 127.5 - 1)
@@ -88,7 +89,7 @@ def test_labels_reach_the_extractor_only_where_it_is_trained_jointly():
         one._extractor_step(pictures)
         one._classifier_step(pictures, labels)
         first = flat(one.extractor.encoder.state_dict())
-        one = client(extractor=extractor)
+        one = client(extractor=extractor, head=head)
         one.extractor.decoder.requires_grad_(False)
         one._extractor_step(pictures)
         one._classifier_step(pictures, 1 - labels)
@@ -103,6 +104,31 @@ def test_the_key_head_restarts_every_round_and_the_kept_one_goes_on():
         one.classifier.layers[1].weight.data += 1.0
         one.train_round(start(), 0)
         assert torch.allclose(one.classifier.layers[1].weight, begun, atol=1e-4) == same
+
+
+def test_a_fixed_head_is_that_of_every_client_at_all_times():
+    one, other = client(number=0, head="fixed"), client(number=1, head="key")
+    one.train_round(start(), 0)
+    assert torch.equal(flat(one.classifier.state_dict()), flat(other.classifier.state_dict()))
+    assert not any(name.startswith("optimizer.classifier") for name in one.state())
+
+
+def test_with_adjusted_logits_nothing_is_learned_of_a_class_that_never_occurs():
+    """A client with one class only: its class loss is zero whatever the logits, and moves neither G nor C."""
+    for adjustment, still in ((True, True), (False, False)):
+        one = client(logit_adjustment=adjustment, semantic=0.0, weight_decay=0.0)
+        one.labels.zero_()
+        one.shares = one.shares if one.shares is None else torch.tensor([1.0, 0.0])
+        begun = flat(one.classifier.state_dict())
+        figures = one.train_round(start(), 0)
+        assert torch.equal(flat(one.classifier.state_dict()), begun) == still
+        assert (figures["class"] == figures["head"] == 0) == still
+
+
+def test_shares_are_counted():
+    one = client(n=8, logit_adjustment=True)
+    assert one.shares.tolist() == [float((one.labels == k).float().mean()) for k in range(2)]
+    assert client().shares is None
 
 
 def test_all_clients_share_the_key_and_nothing_else():

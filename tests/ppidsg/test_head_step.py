@@ -11,8 +11,10 @@ from veilmark.ppidsg.networks import Classifier
 from veilmark.run.local_training import Training, sgd
 
 
+@pytest.mark.parametrize("shares", [None, [0.4, 0.3, 0.2, 0.1, 0.0]])
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_is_what_backward_and_sgd_do(momentum):
+def test_is_what_backward_and_sgd_do(momentum, shares):
+    shares = None if shares is None else torch.tensor(shares, dtype=torch.float64)
     torch.manual_seed(0)
     plain = Classifier(12, 5, (9, 7)).double()
     ours = copy.deepcopy(plain)
@@ -20,14 +22,14 @@ def test_is_what_backward_and_sgd_do(momentum):
     optimizers = [sgd(network, training, 0.5) for network in (plain, ours)]
     for _ in range(4):
         features = torch.randn(6, 3, 2, 2, dtype=torch.float64)
-        labels = torch.randint(0, 5, (6,))
+        labels = torch.randint(0, 4, (6,))
         watched = features.clone().requires_grad_()
         expected = plain(watched)
-        loss = class_loss(expected, labels)
+        loss = class_loss(expected, labels, shares)
         optimizers[0].zero_grad()
         loss.backward()
         optimizers[0].step()
-        found, logits, slope = head_step(ours, optimizers[1], features, labels)
+        found, logits, slope = head_step(ours, optimizers[1], features, labels, shares)
         torch.testing.assert_close(logits, expected)
         torch.testing.assert_close(found, loss.detach())
         torch.testing.assert_close(slope, watched.grad, atol=1e-6, rtol=1e-5)

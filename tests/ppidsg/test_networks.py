@@ -130,6 +130,10 @@ def test_losses_against_formulas():
     assert float(discriminator_loss(ta, tb)) == pytest.approx((np.mean((a - 1) ** 2) + np.mean(b**2)) / 2)
     exact = np.mean([np.log(np.exp(row).sum()) - row[label] for row, label in zip(logits, labels, strict=True)])
     assert float(class_loss(tl, torch.from_numpy(labels))) == pytest.approx(exact, rel=1e-5)
+    shares = np.array([0.2, 0.5, 0.3])
+    weighted = shares * np.exp(logits)
+    exact = -np.mean(np.log(weighted[np.arange(4), labels] / weighted.sum(axis=1)))
+    assert float(class_loss(tl, torch.from_numpy(labels), torch.from_numpy(shares))) == pytest.approx(exact, rel=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ from veilmark.run.seeds import rng_for
 AT_ONCE = 52_000
 """Pixels whose graph is held at once in the steps of G and F: 66 pictures of 28 px, 50 of 32 px."""
 
-Head = Literal["key", "kept"]
+Head = Literal["key", "kept", "fixed"]
 ExtractorTraining = Literal["separate", "joint", "key", "fixed", "none"]
 
 
@@ -61,11 +61,15 @@ class ClientConfig(BaseModel):
         proximal: Weight of half the squared distance of G to the broadcast one (FedProx; Li et al. 2020).
         history: Pictures that the pool holds.
         head: ``key``: C restarts every round from the common secret (the paper). ``kept``: C stays the client's own.
+            ``fixed``: C stays at that start, the same for all.
         extractor: ``separate``: F learns to reconstruct only (the paper). ``joint``: also from the labels, with C.
             ``key``: restarts every round from the common secret. ``fixed``: stays at that start. ``none``: C reads
             pixels.
         extractor_start: Where F starts that is kept (``separate``, ``joint``): ``own``, each client's by chance, or
             ``key``, the common secret.
+        logit_adjustment: Whether the class losses are told how often the client has each class, so that a client with
+            few classes does not teach G and C that there are no others; see
+            :func:`veilmark.ppidsg.losses.class_loss`. The counts stay with the client.
         published: The published code's generator without skips and its pool whose labels stay behind.
     """
 
@@ -81,6 +85,7 @@ class ClientConfig(BaseModel):
     head: Head = "key"
     extractor: ExtractorTraining = "separate"
     extractor_start: Literal["own", "key"] = "own"
+    logit_adjustment: bool = False
     published: bool = False
 
 
@@ -165,6 +170,9 @@ class PPIDSGClient:
             raise ConfigError(
                 f"pictures of {side} px are no whole number of blocks of {cipher.block}; use another block"
             )
+        self.shares: Tensor | None = None
+        if config.logit_adjustment:
+            self.shares = torch.bincount(self.labels, minlength=classes) / len(self.labels)
         # Scrambled once: the secret does not change within a run.
         self.scrambled = cipher.scramble(pictures, names).to(self.device)
         # Fresh weights by (seed, client), whatever has been drawn in this process before.
@@ -190,18 +198,17 @@ class PPIDSGClient:
         return torch.optim.Adam(network.parameters(), self.config.generator_lr, betas=(0.5, 0.999))
 
     def _plain_optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        learning = {"classifier": self.classifier, "extractor": self.extractor}
-        return {
-            name: sgd(network, self.training, 1.0)
-            for name, network in learning.items()
-            if any(True for _ in network.parameters())
-            and not (name == "extractor" and self.config.extractor == "fixed")
-        }
+        learning: dict[str, torch.optim.Optimizer] = {}
+        if self.config.head != "fixed":
+            learning["classifier"] = sgd(self.classifier, self.training, 1.0)
+        if isinstance(self.extractor, Extractor) and self.config.extractor != "fixed":
+            learning["extractor"] = sgd(self.extractor, self.training, 1.0)
+        return learning
 
     def _restart(self, first: bool) -> None:
         """Puts C and F where the key says they start; at the first time, those that are kept too."""
         config = self.config
-        if config.head == "key":
+        if config.head == "key" or (config.head == "fixed" and first):
             start_from_secret(self.classifier, self.key, "C")
         common = config.extractor == "fixed" or config.extractor_start == "key"
         if config.extractor == "key" or (common and first):
@@ -274,7 +281,7 @@ class PPIDSGClient:
                 }
                 total = parts["adversarial"] + config.semantic * parts["semantic"]
                 if classes:
-                    parts["class"] = class_loss(self.classifier(self.extractor(generated)), named)
+                    parts["class"] = class_loss(self.classifier(self.extractor(generated)), named, self.shares)
                     total = total + classes * parts["class"]
                 (share * total).backward()  # type: ignore[no-untyped-call]
                 made.append(generated.detach())
@@ -300,22 +307,33 @@ class PPIDSGClient:
     def _classifier_step(self, pictures: Tensor, labels: Tensor) -> dict[str, float]:
         """C learns the classes of generated pictures; so does F where both learn jointly."""
         found: dict[str, float] = {}
-        optimizer = self.optimizers["classifier"]
-        assert isinstance(optimizer, torch.optim.SGD)
         if isinstance(self.extractor, Extractor) and self.config.extractor == "joint":
             features = self.extractor(pictures)
             again = reconstruction_loss(self.extractor.decoder(features), pictures)
-            of_classes, logits, slope = head_step(self.classifier, optimizer, features, labels)
+            of_classes, logits, slope = self._head_step(features, labels)
             torch.autograd.backward([again, features], [None, slope])
             self._step_of("extractor")
             found["reconstruction"] = float(again.detach())
         else:
             with torch.no_grad():
                 features = self.extractor(pictures)
-            of_classes, logits, _ = head_step(self.classifier, optimizer, features, labels)
+            of_classes, logits, _ = self._head_step(features, labels)
         found["head"] = float(of_classes)
         found["accuracy"] = 100 * float((logits.argmax(dim=1) == labels).float().mean())
         return found
+
+    def _head_step(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """C's step, if it takes any: the loss, logits, and the loss' gradient for the features, all of before it."""
+        optimizer = self.optimizers.get("classifier")
+        if optimizer is not None:
+            assert isinstance(optimizer, torch.optim.SGD)
+            return head_step(self.classifier, optimizer, features, labels, self.shares)
+        watched = features.detach().requires_grad_()
+        with frozen(self.classifier):
+            logits = self.classifier(watched)
+            loss = class_loss(logits, labels, self.shares)
+            (slope,) = torch.autograd.grad(loss, watched)
+        return loss.detach(), logits.detach(), slope
 
     def _discriminator_step(self, scrambled: Tensor, pictures: Tensor) -> float:
         verdicts = self.discriminator(torch.cat([scrambled, pictures]))

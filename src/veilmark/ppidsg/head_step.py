@@ -6,15 +6,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from veilmark.ppidsg.losses import class_loss
+from veilmark.ppidsg.losses import adjusted, class_loss
 from veilmark.ppidsg.networks import Classifier
 
 
 @torch.no_grad()
 def head_step(
-    classifier: Classifier, optimizer: torch.optim.SGD, features: Tensor, labels: Tensor
+    classifier: Classifier,
+    optimizer: torch.optim.SGD,
+    features: Tensor,
+    labels: Tensor,
+    shares: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What ``class_loss(classifier(features), labels).backward()`` and ``optimizer.step()`` do, to rounding.
+    """What ``class_loss(classifier(features), labels, shares).backward()`` and ``optimizer.step()`` do, to rounding.
 
     Each layer's gradient is added straight to its momentum, which the optimiser goes on keeping: a pass less over
     every weight, and no memory for the gradient.
@@ -24,6 +28,7 @@ def head_step(
         optimizer: SGD of its weights, with momentum.
         features: ``(n, ...)``.
         labels: ``(n,)``.
+        shares: Of the classes, ``(k,)``; see :func:`veilmark.ppidsg.losses.class_loss`.
 
     Returns:
         The loss, logits ``(n, k)``, and the loss' gradient for ``features``: all of before the step.
@@ -35,7 +40,7 @@ def head_step(
         x = layer(x)
     logits = x
     # Of the mean cross-entropy: probabilities less what is right, for each example.
-    slope = (logits.softmax(dim=1) - one_hot(labels, logits.shape[1])) / len(labels)
+    slope = (adjusted(logits, shares).softmax(dim=1) - one_hot(labels, logits.shape[1])) / len(labels)
     for layer, x, after in zip(
         reversed(classifier.layers), reversed(entered), reversed([*entered[1:], logits]), strict=True
     ):
@@ -46,7 +51,7 @@ def head_step(
             _move(optimizer, layer.weight, slope, x)
             _move(optimizer, layer.bias, slope, None)
             slope = of_input
-    return class_loss(logits, labels), logits, slope.view_as(features)
+    return class_loss(logits, labels, shares), logits, slope.view_as(features)
 
 
 def _move(optimizer: torch.optim.SGD, parameter: Tensor, slope: Tensor, x: Tensor | None) -> None:

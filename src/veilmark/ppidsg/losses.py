@@ -18,9 +18,22 @@ def semantic_loss(generated: Tensor, scrambled: Tensor) -> Tensor:
     return (generated - scrambled).abs().mean()
 
 
-def class_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of C's logits ``(n, classes)`` and labels ``(n,)``."""
-    return torch.nn.functional.cross_entropy(logits.float(), labels)
+def class_loss(logits: Tensor, labels: Tensor, shares: Tensor | None = None) -> Tensor:
+    """Cross-entropy of C's logits ``(n, classes)`` and labels ``(n,)``.
+
+    Args:
+        logits: What C says.
+        labels: What is right.
+        shares: ``(classes,)``, how often each class occurs, in [0, 1]: logits are adjusted by its logarithm, so that
+            they learn what tells classes apart and not which are frequent; of a class that never occurs nothing is
+            learned (logit adjustment; Menon et al. 2021, arXiv 2007.07314, eq. 10 with tau 1). None: as they are.
+    """
+    return torch.nn.functional.cross_entropy(adjusted(logits, shares).float(), labels)
+
+
+def adjusted(logits: Tensor, shares: Tensor | None) -> Tensor:
+    """Logits ``(n, classes)`` plus the logarithms of the classes' shares ``(classes,)``, where there are any."""
+    return logits if shares is None else logits + shares.log()
 
 
 def reconstruction_loss(again: Tensor, pictures: Tensor) -> Tensor:

@@ -1,0 +1,65 @@
+"""The grid of audits: every cell has a config, a leak is what it says, pictures and tables come from finished cells."""
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+
+with pytest.MonkeyPatch.context() as patch:
+    patch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    grid = importlib.import_module("audit")
+
+
+def finding(attack, value, low, chance=50.0, control=90.0, rung=grid.REAL, metric="found"):
+    line = {"attack": attack, "metric": metric, "unit": "%", "rung": rung, "value": value, "low": low}
+    return line | {"chance": chance, "positive_control": control}
+
+
+def test_every_cell_has_a_config():
+    cells = grid.grid(2)
+    assert len({cell.key for cell in cells}) == len(cells)
+    assert {cell.data for cell in cells} == set(grid.SCORES)
+    for cell in cells:
+        made = cell.config()
+        assert made.seed == cell.seed
+        assert set(made.recorded()) == {1, made.rounds}
+        assert made.task == ("landmarks" if cell.data == "ytf68" else "classify")
+        made.made_method()
+
+
+@pytest.mark.parametrize(
+    ("lines", "share", "attack"),
+    [
+        ([finding("owner", 70, 60)], 50, "owner"),
+        ([finding("owner", 70, 60), finding("labels", 80, 55, chance=40)], 80, "labels"),
+        ([finding("owner", 99, 95)], 100, "owner"),  # beyond its control
+        ([finding("owner", 70, 49)], 0, "none found"),  # chance is within the interval
+        ([finding("owner", 70, 60, control=50)], 0, "none found"),  # its control did not succeed
+        ([finding("owner", 70, 60, rung="easy")], 0, "none found"),
+        ([finding("linking of messages", 100, 100, chance=25, control=100)], 0, "none found"),
+    ],
+)
+def test_the_largest_leak(lines, share, attack):
+    found, name = grid.leakage({"findings": lines})
+    assert (found, name) == (pytest.approx(share), attack)
+
+
+def test_tables_and_pictures_of_finished_cells(tmp_path):
+    cells = [cell for cell in grid.grid(1) if cell.name in ("none", "local")]
+    for place, cell in enumerate(cells):
+        lines = [finding("owner", 70 + place, 60)] if cell.name == "none" else []
+        content = {"cell": cell.key, "data": cell.data, "name": cell.name, "seed": 0, "score": 20.0 + place}
+        (tmp_path / f"{cell.key}.json").write_text(json.dumps(content | {"findings": lines}))
+    made, finished = grid.tables(cells, tmp_path)
+    assert len(finished) == len(cells) == 6
+    for table in made:
+        name, _, head, _, none, local = table.split("\n")
+        assert grid.SCORES[name] in head
+        assert "owner, %" in head
+        assert "(50.0)" in none
+        assert "none found" in local
+    for words in set(grid.SCORES.values()):
+        alike = [cell for cell in finished if grid.SCORES[cell["data"]] == words]
+        grid.plot(alike, tmp_path / "leaks.png", words)
+        assert (tmp_path / "leaks.png").stat().st_size > 10_000
