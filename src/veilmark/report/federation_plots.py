@@ -168,8 +168,9 @@ def plot_cost(points: Mapping[str, tuple[float, float]], words: ScoreWords, path
             label=label if megabytes else f"{label} (nothing sent)",
         )
     axes.set_xscale("log")
-    # Room for the marker of the worst.
-    axes.margins(y=0.1)
     _limit(axes, words)
+    if words.best != "most":
+        # Room for the marker of the worst.
+        axes.set_ylim(0, 1.1 * max(score for _, score in points.values()))
     figure.legend(loc="outside lower center", ncols=2, **LEGEND)
     return save_figure(figure, path)
