@@ -235,7 +235,7 @@ def measure(
                     all_of_them.setdefault(name, {}).setdefault(figure, []).extend(values)
         say(f"{first + len(some)} of {count} pictures")
     return {
-        "protocol": "docs/audit.md, Beside breaching",
+        "protocol": "docs/audit-attacks.md, Beside breaching",
         "config": settings,
         "date": datetime.date.today().isoformat(),
         "machine": {"processor": _processor(), "threads": 1},
