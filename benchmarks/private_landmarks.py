@@ -91,6 +91,11 @@ METHODS: dict[str, dict[str, Any]] = {
         "method": "hallucinator",
         "options.hallucinator.share": ["detail", "paint", "finish", "guide", "inform"],
     },
+    "hallucinator, all but heads": {
+        "method": "hallucinator",
+        "options.hallucinator.share": ["structure", "detail", "paint", "finish", "guide", "inform", "again"],
+        "options.hallucinator.precision": "half",
+    },
     "keyed, hourglass G": {**KEYED, **HOURGLASS},
     "keyed, thin": {**KEYED, **THIN},
     "keyed, thin, fixed": {**KEYED, **THIN, "options.keyed.detector": "fixed"},

@@ -6,7 +6,15 @@ import shutil
 import pytest
 
 from tiny_federations import config, play
-from veilmark.audit import audits, class_mix, feature_inversion, inversion_ladder, shadow_membership, shadows
+from veilmark.audit import (
+    audits,
+    class_mix,
+    completed_share,
+    feature_inversion,
+    inversion_ladder,
+    shadow_membership,
+    shadows,
+)
 from veilmark.audit.audits import ATTACKS, audit_run, newest_run
 from veilmark.federation.transcript import TranscriptError
 from veilmark.report.audit import AuditFinding, audit_table, read_audit, verdict, write_audit_report
@@ -26,6 +34,8 @@ def quick():
         patch.setattr(feature_inversion, "DECODER_STEPS", 3)
         for name, few in (("LEARNED", 2), ("HELD", 1), ("MOST_STEPS", 1)):
             patch.setattr(class_mix, name, few)
+        for name in ("STEPS", "KNOWN_STEPS", "GENERATOR_STEPS"):
+            patch.setattr(completed_share, name, 2)
         for name in ("STEPS", "GENERATOR_STEPS", "CONTROL_STEPS"):
             patch.setattr(inversion_ladder, name, 2)
         for name in ("MOST_STEPS", "KNOWN_STEPS"):

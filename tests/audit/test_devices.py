@@ -7,7 +7,15 @@ import torch
 from typer.testing import CliRunner
 
 from tiny_federations import config, play
-from veilmark.audit import audits, class_mix, feature_inversion, inversion_ladder, shadow_membership, shadows
+from veilmark.audit import (
+    audits,
+    class_mix,
+    completed_share,
+    feature_inversion,
+    inversion_ladder,
+    shadow_membership,
+    shadows,
+)
 from veilmark.audit.answers import logits_of
 from veilmark.audit.attack import Attack
 from veilmark.audit.audits import ATTACKS, audit_run
@@ -100,6 +108,8 @@ def quick():
         patch.setattr(feature_inversion, "DECODER_STEPS", 5)
         for name, few in (("LEARNED", 2), ("HELD", 1), ("MOST_STEPS", 1)):
             patch.setattr(class_mix, name, few)
+        for name in ("STEPS", "KNOWN_STEPS", "GENERATOR_STEPS"):
+            patch.setattr(completed_share, name, 3)
         for name in ("STEPS", "GENERATOR_STEPS", "CONTROL_STEPS"):
             patch.setattr(inversion_ladder, name, 3)
         for name in ("MOST_STEPS", "KNOWN_STEPS"):

@@ -177,12 +177,13 @@ def test_what_of_a_detector_lasts(tmp_path, detector):
     assert torch.equal(*kept) == (detector == "fixed")
 
 
-def test_half_precision_halves_the_bytes(tmp_path):
-    made = config(HALF, method="keyed")
+@pytest.mark.parametrize("method", ["keyed", "hallucinator"])
+def test_half_precision_halves_the_bytes(tmp_path, method):
+    made = config(f"options.{method}.precision=half", method=method)
     run = play(tmp_path / "run", made)
     sent, single = (
         read_tensors(path / "transcript/round-0001/client-0.safetensors")[0]
-        for path in (run.path, play(tmp_path / "single", config(method="keyed")).path)
+        for path in (run.path, play(tmp_path / "single", config(method=method)).path)
     )
     assert {value.dtype for value in sent.values()} == {torch.float16}
     for name, value in sent.items():

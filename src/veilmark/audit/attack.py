@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from veilmark.audit.record import Record, ThreatModel
+from veilmark.federation.methods.method import Secrets
 from veilmark.federation.tasks.task import Data
 from veilmark.ppidsg.cipher import Table
 
@@ -67,11 +68,13 @@ class Truth:
         key: The cipher's table for the run's pictures where one key serves all clients, else None.
         strangers: Pictures drawn like the clients' that nobody learned, to be asked about beside members; None where
             every picture has an owner. Public ones may be of other people, which alone tells them from members.
+        first: The first client's secrets, where the method has a key: a curious client, who is that one, has them too.
     """
 
     owners: Sequence[Data]
     key: Table | None = None
     strangers: Data | None = None
+    first: Secrets | None = None
 
 
 @dataclass(frozen=True, eq=False)

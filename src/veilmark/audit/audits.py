@@ -20,6 +20,7 @@ from veilmark.audit.attack import Attack, Finding, Scene, Truth
 from veilmark.audit.cipher_audit import CipherJigsaw, CipherKnownPlaintext, key_obstacle
 from veilmark.audit.class_mix import ClassMix
 from veilmark.audit.client_inference import Linking
+from veilmark.audit.completed_share import MembershipBehindShare
 from veilmark.audit.face_inversion import FaceInversion
 from veilmark.audit.feature_inversion import PicturesFromHead
 from veilmark.audit.generator_attacks import KeyOracle
@@ -55,6 +56,7 @@ ATTACKS: dict[str, Attack] = {
         MembershipByLoss(),
         KeyOracle(),
         Linking(),
+        MembershipBehindShare(),
         InversionOfClassifier(),
         InversionOfGenerator(),
         PicturesFromGenerated(),
@@ -251,14 +253,16 @@ def _truth(record: Record, run: Path, data: Path | None, secrets: Path | None) -
     chosen = torch.from_numpy(rows)
     public = Data(task.test.inputs[chosen], task.test.targets[chosen], tuple(task.test.names[row] for row in rows))
     strangers = None
-    if not MembershipByLoss().obstacle(record):
+    if not MembershipBehindShare().obstacle(record):
         strangers = without_owner(config.data, data, owners, _STRANGERS)
+    options = record.method.options
+    known = secrets_of(run, secrets).of_client(0) if isinstance(options, PPIDSGOptions) else None
     if key_obstacle(record):
-        return Truth(owners, strangers=strangers), public
-    known, options = secrets_of(run, secrets).of_client(0), record.method.options
+        return Truth(owners, strangers=strangers, first=known), public
+    known = known or secrets_of(run, secrets).of_client(0)
     same = PPIDSGOptions(scope=options.scope, block=options.block, without=options.without)
     cipher = cipher_of(same, known.federation, known.own)
-    return Truth(owners, cipher.table(task.channels, task.side, task.side), strangers), public
+    return Truth(owners, cipher.table(task.channels, task.side, task.side), strangers, known), public
 
 
 def _last_line(run: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,17 @@ def chosen_tensors(network: nn.Module, prefixes: tuple[str, ...]) -> list[str]:
             parts = sorted({name.split(".")[0] for name in names})
             raise ConfigError(f"options.share: the network has no tensor {prefix!r}; its parts: {', '.join(parts)}")
     return [name for name in names if not prefixes or name.startswith(prefixes)]
+
+
+Precision = Literal["single", "half"]
+"""Of the numbers that travel, both ways. Half has half of the bytes and eleven binary digits of each number."""
+
+
+def in_precision(tensors: Tensors, precision: Precision) -> Tensors:
+    """A share's start as it travels: what is broadcast, and what clients send back, is of its types."""
+    if precision == "single":
+        return tensors
+    return {name: value.half() if value.is_floating_point() else value for name, value in tensors.items()}
 
 
 def weighted_mean(updates: Mapping[int, Update], before: Tensors | None = None) -> Tensors:
@@ -212,6 +224,10 @@ class FedAvgServer(Server):
     def declared(self) -> Declared:
         """Updates look like the share."""
         return Declared.like(self.shared, self.metrics)
+
+    def rebuilt(self, broadcast: Tensors, tensors: Tensors) -> Tensors:
+        """In single precision, as clients and attacks compute."""
+        return {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
 
     def combine(self, updates: Mapping[int, Update]) -> None:
         """The weighted mean over those who trained a tensor."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
-from veilmark.federation.methods.fedavg import FedAvgClient, FedAvgServer, chosen_tensors
+from veilmark.federation.methods.fedavg import FedAvgClient, FedAvgServer, Precision, chosen_tensors, in_precision
 from veilmark.federation.methods.method import Client, ClientView, Method, Server, ServerView
 
 
@@ -18,10 +18,12 @@ class HallucinatorOptions(BaseModel):
     Attributes:
         share: How the names of the tensors begin that travel. ``inform``, through which the structure stream reads
             detail features, is left out by default: it speaks the language of the client's own structure stream.
+        precision: Of the numbers that travel; clients compute in single precision.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     share: tuple[str, ...] = ("detail", "paint", "finish", "guide")
+    precision: Precision = "single"
 
 
 class Hallucinator(Method[HallucinatorOptions]):
@@ -46,6 +48,5 @@ class Hallucinator(Method[HallucinatorOptions]):
         """A server that averages detail streams."""
         network = view.task.network(view.seed)
         weights = network.state_dict()
-        return FedAvgServer(
-            {name: weights[name] for name in chosen_tensors(network, self.options.share)}, view.task.metrics
-        )
+        start = {name: weights[name] for name in chosen_tensors(network, self.options.share)}
+        return FedAvgServer(in_precision(start, self.options.precision), view.task.metrics)

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from veilmark.federation.messages import Update
-from veilmark.federation.methods.fedavg import FedAvgClient, FedAvgServer, chosen_tensors
+from veilmark.federation.methods.fedavg import FedAvgClient, FedAvgServer, Precision, chosen_tensors, in_precision
 from veilmark.federation.methods.method import Client, ClientView, Method, Server, ServerView
 from veilmark.federation.tasks.landmarks import LandmarksTask
 from veilmark.federation.tasks.task import Task
@@ -36,8 +36,7 @@ class KeyedOptions(BaseModel):
             stays at its start.
         share: How the names of the tensors begin that travel; ``[generator, detector]`` shares everything, ``[]``
             nothing: the two ends that the method lies between.
-        precision: Of the numbers that travel, both ways. ``half`` is half of the bytes, with eleven binary digits of
-            each number; clients compute in single precision.
+        precision: Of the numbers that travel; clients compute in single precision.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -47,7 +46,7 @@ class KeyedOptions(BaseModel):
     start: Literal["key", "own"] = "key"
     detector: Literal["kept", "restart", "fixed"] = "kept"
     share: tuple[str, ...] = ("generator",)
-    precision: Literal["single", "half"] = "single"
+    precision: Precision = "single"
 
     def network(self, task: LandmarksTask, seed: int) -> GeneratedDetector:
         """The network with these options."""
@@ -114,14 +113,6 @@ class KeyedClient(FedAvgClient):
         return super().train_round(broadcast, round_number)
 
 
-class KeyedServer(FedAvgServer):
-    """Averages generators, which may travel in half precision."""
-
-    def rebuilt(self, broadcast: Tensors, tensors: Tensors) -> Tensors:
-        """In single precision, as clients and attacks compute."""
-        return {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
-
-
 class Keyed(Method[KeyedOptions]):
     """FedAvg of an image generator in front of secret detectors."""
 
@@ -145,7 +136,5 @@ class Keyed(Method[KeyedOptions]):
         network = self.options.network(task, view.seed)
         weights = network.state_dict()
         names = chosen_tensors(network, self.options.share) if self.options.share else []
-        start = {name: weights[name] for name in names}
-        if self.options.precision == "half":
-            start = {name: value.half() if value.is_floating_point() else value for name, value in start.items()}
-        return KeyedServer(start, task.metrics)
+        start = in_precision({name: weights[name] for name in names}, self.options.precision)
+        return FedAvgServer(start, task.metrics)

@@ -1,0 +1,80 @@
+"""Membership behind a share: what is missing is learned, then asked; a share that knows pictures gives them away."""
+
+import pytest
+import torch
+
+from tiny_federations import config, play
+from veilmark.audit import completed_share
+from veilmark.audit.attack import REAL, Scene
+from veilmark.audit.audits import _truth
+from veilmark.audit.completed_share import MembershipBehindShare
+from veilmark.audit.record import read_record
+
+REPAIRED = {"options__ppidsg__generator_lr": 1e-3, "options__ppidsg__extractor": "fixed"}
+SHARES = {
+    "none": {"method": "none"},
+    "F only": {"method": "none", "options__none__share": ["extractor"]},
+    "C only": {"method": "none", "options__none__share": ["classifier"]},
+    "ppidsg": {"method": "ppidsg", **REPAIRED},
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def scene_of(path, **changes):
+    run = play(path, config(rounds=2, data__test=60, data__head_widths=[64, 32], **changes))
+    record = read_record(run.path / "transcript")
+    return Scene(record, *reversed(_truth(record, run.path, None, None)))
+
+
+@pytest.mark.parametrize("share", SHARES)
+def test_a_share_that_knows_pictures_gives_them_away(tmp_path, share):
+    scene = scene_of(tmp_path / "run", **SHARES[share])
+    found = MembershipBehindShare().findings(scene)
+    areas = [line for line in found if line.metric == "area under the curve"]
+    control, real = areas
+    assert control.low > 50
+    assert control.value > 65
+    assert real.rung == REAL
+    assert real.positive_control == control.value
+    # The attacker's own eight pictures are not asked about.
+    assert real.n == 8
+    # What is completed twice from the same start knows nobody: 8 members, so anything about a half.
+    assert 20 < real.negative_control < 80
+    assert real.threat_model == "curious client"
+    rates = [line for line in found if line.metric == "members found at 1 % false alarms"]
+    assert [line.rung for line in rates] == [REAL]
+    assert rates[0].chance == 1
+
+
+def test_where_nothing_is_released_there_is_nothing_to_complete(tmp_path):
+    run = play(tmp_path / "run", config(rounds=1, method="local"))
+    assert "nothing is released" in MembershipBehindShare().obstacle(read_record(run.path / "transcript"))
+
+
+def test_what_is_shared_stays_as_it_was_released(tmp_path):
+    scene = scene_of(tmp_path / "run", **SHARES["F only"])
+    share = scene.record.rounds[-1].broadcast
+    before = {name: value.clone() for name, value in share.items()}
+    attack = MembershipBehindShare()
+    completed = attack._completed(scene, share, scene.truth.owners[0], 1).state_dict()
+    assert all(torch.equal(completed[name], value) for name, value in before.items())
+    fresh = completed_share._classifier(scene, share, 1)[0].state_dict()
+    head = "classifier.layers.1.weight"
+    assert not torch.equal(completed[head], fresh[head])
+    overfit = attack._overfit(scene, share, scene.public)
+    assert any(not torch.equal(overfit[name], before[name]) for name in before)
+    assert all(torch.equal(share[name], before[name]) for name in before)
+
+
+def test_ties_are_half_a_hit(tmp_path):
+    scene = scene_of(tmp_path / "run", **SHARES["none"])
+    told = MembershipBehindShare()._told_apart
+    (area,) = told(scene, REAL, torch.tensor([1.0, 2.0]).numpy(), torch.tensor([1.0, 0.0]).numpy())
+    assert area.value == pytest.approx(87.5)
