@@ -63,3 +63,26 @@ def test_tables_and_pictures_of_finished_cells(tmp_path):
         alike = [cell for cell in finished if grid.SCORES[cell["data"]] == words]
         grid.plot(alike, tmp_path / "leaks.png", words)
         assert (tmp_path / "leaks.png").stat().st_size > 10_000
+
+
+def test_a_cell_that_lacks_a_later_attack_is_extended(tmp_path, monkeypatch):
+    (cell,) = (cell for cell in grid.grid(1) if cell.key == "mnist-none-s0")
+    later = "label counts"
+    old = [finding(name, 60, 55) for name in grid.ATTACKS if name not in (later, "class mix out of the generator")]
+    found = {"findings": old, "obstacles": {"class mix out of the generator": "nothing"}, "score": 90.0}
+    assert grid.missing(cell, found) == [later]
+    asked = {}
+
+    def play_cell(cell, data, device, without):
+        asked["without"] = set(without)
+        said = {"findings": [finding(later, 70, 60)], "obstacles": {"class mix out of the generator": "changed"}}
+        return said | {"date": "today", "score": 91.0, "seconds": 3.0}
+
+    monkeypatch.setattr(grid, "play_cell", play_cell)
+    made = grid.extended(cell, found, tmp_path, "cpu")
+    assert asked["without"] == set(grid.ATTACKS) - {later}
+    assert made["findings"] == [*old, finding(later, 70, 60)]
+    assert made["obstacles"] == found["obstacles"]
+    assert made["score"] == 90.0
+    assert made["extended"] == [{"date": "today", "attacks": [later], "score": 91.0, "seconds": 3.0}]
+    assert grid.missing(cell, made) == []
