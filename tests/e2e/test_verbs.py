@@ -360,7 +360,7 @@ def test_a_first_look_at_landmarks_is_audited_and_a_detector_goes_home(verb, tmp
         assert (look / method / "audit/report.html").exists()
     page = (look / "report.html").read_text()
     assert "What leaked" in page
-    assert "there was nothing to attack" in page
+    assert "Nothing travelled" in page
     code, text = verb("export-client", look / "keyed", "--client", 1, "--out", tmp_path / "weights")
     assert code == 0, text
     write_png(tmp_path / "face.png", render_face(np.random.default_rng(0), 96).image)
