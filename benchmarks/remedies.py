@@ -356,7 +356,7 @@ def parts_table(cells: list[dict[str, Any]]) -> str:
         "label counts",
         "pictures from updates",
         "membership by loss",
-        "membership with shadow networks (LiRA)",
+        "membership with shadow federations (LiRA)",
         "membership from prediction vectors",
         "key out of the generator",
         "linking of messages",

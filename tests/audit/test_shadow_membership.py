@@ -1,20 +1,19 @@
-"""Membership with shadow networks: members of overfitted ones are found, and none of a network that saw nobody."""
+"""Membership with shadow federations: members of overfitted networks are found, and none of one that saw nobody."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from scipy.stats import norm
 
 from tiny_federations import config, play
 from veilmark.audit import shadows as trained
 from veilmark.audit.attack import REAL, Scene, Truth
-from veilmark.audit.membership import membership_score
 from veilmark.audit.record import read_record
-from veilmark.audit.shadow_membership import MembershipByLiRA, MembershipByPredictions, lira_offline
+from veilmark.audit.shadow_membership import MembershipByLiRA, MembershipByPredictions
 from veilmark.audit.shadows import questions, shadows_of
 from veilmark.federation.tasks.classify import load_classify, without_owner
+from veilmark.run.local_training import batches
 
 ATTACKS = (MembershipByLiRA, MembershipByPredictions)
 
@@ -41,8 +40,10 @@ def found(scene):
 def test_members_known_by_heart_are_found(found, attack):
     lines = found[attack]
     assert [line.rung for line in lines] == [
-        "a shadow is the target, and knows its pictures by heart", "a shadow is the target", REAL,
-    ]  # fmt: skip
+        "a network of the server's is the target, and knows its pictures by heart",
+        "a client of a shadow federation is the target",
+        REAL,
+    ]
     assert lines[0].value > 70
     assert all(line.positive_control == lines[0].value for line in lines)
     assert [line.n for line in lines] == [6, 6, 2]
@@ -54,7 +55,7 @@ def test_a_network_that_saw_nobody_gives_nobody_away(found, attack):
 
 
 def test_shadows_are_trained_once_for_both(scene, found, monkeypatch):
-    monkeypatch.setattr(trained, "_trained", lambda *words: 1 / 0)
+    monkeypatch.setattr(trained, "_by_heart", lambda *words: 1 / 0)
     assert MembershipByLiRA(shadows=6).findings(scene) == found[MembershipByLiRA]
     with pytest.raises(ZeroDivisionError):
         MembershipByLiRA(shadows=8).findings(scene)
@@ -68,34 +69,35 @@ def test_couples_learn_complementary_halves(scene, found):
         assert (some.member.sum(axis=0) == 3).all()
         assert (some.member.sum(axis=1) == some.member.shape[1] // 2).all()
     assert shadows.pool.shape == (6, len(asked.pool), 10)
-    assert asked.strangers.names == scene.truth.strangers.names
-    assert not set(asked.strangers.names) & {name for owner in scene.truth.owners for name in owner.names}
-    alone = questions(replace(scene, truth=Truth(scene.truth.owners)))
-    assert not set(alone.pool.names) & set(alone.strangers.names)
-    assert {client: len(own) for client, own in asked.owners.items()} == {0: 20, 1: 20}
     with pytest.raises(ValueError, match="couples"):
         shadows_of(scene, asked, 7)
 
 
-def test_the_offline_ratio_by_hand():
-    without = np.array([[0.0, 5.0], [2.0, 5.0]])
-    spread = np.sqrt(0.5 + 1e-9)
-    expected = -np.log(1 - norm.cdf([(3 - 1) / spread, (4 - 5) / spread]))
-    np.testing.assert_allclose(lira_offline(np.array([3.0, 4.0]), without), expected)
-    with pytest.raises(ValueError, match="needs two"):
-        lira_offline(np.array([3.0, 4.0]), without[:1])
+def test_whose_a_picture_is_decides_what_it_may_be_used_for(scene):
+    """Members and strangers are asked about; the shadows' other clients have neither."""
+    owned = [{*owner.names} for owner in scene.truth.owners]
+    for truth in (scene.truth, Truth(scene.truth.owners)):
+        asked = questions(replace(scene, truth=truth))
+        names = np.array(asked.pool.names, dtype=object)
+        assert len({*names}) == len(names) == 60
+        assert {client: len(rows) for client, rows in asked.owners.items()} == {0: 15, 1: 15}
+        assert all({*names[rows]} <= owned[client] for client, rows in asked.owners.items())
+        assert not {*names[asked.strangers]} & (owned[0] | owned[1])
+        assert len(asked.others) == 1
+        assert not {*asked.others[0].names} & {*names}
+    if scene.truth.strangers is not None:
+        assert {*questions(scene).pool.names} - owned[0] - owned[1] <= {*scene.truth.strangers.names}
 
 
-def test_offline_finds_what_stands_out():
-    """Positive: members are more confident than shadows are. Negative: an asked network like any shadow."""
-    rng = np.random.default_rng(0)
-    hard = rng.normal(0, 3, 400)
-    shadows = hard + rng.normal(size=(8, 400))
-    like = hard + rng.normal(size=400)
-    learned = like + 2 * (np.arange(400) < 200)
-    for asked, least, most in ((learned, 0.85, 1), (like, 0.43, 0.57)):
-        scores = lira_offline(asked, shadows)
-        assert least < membership_score(scores[:200], scores[200:], draws=2).auc.value <= most
+def test_a_shadow_of_the_very_pictures_is_the_run(scene):
+    """Played with the clients' own pictures and seed, a shadow's client sends what the run's client sent."""
+    sent = scene.record.rounds[-1].updates[0].tensors
+    apart = []
+    for seed in (scene.record.config.seed, 77):
+        made = trained._first_of_federation(scene, scene.truth.owners, 0, seed).state_dict()
+        apart.append(sum(float((made[name] - value).abs().sum()) for name, value in sent.items() if value.dim()))
+    # Where clients learn side by side, sums are taken in another order.
+    assert apart[0] < 0.01 * apart[1]
 
 
 def test_few_false_alarms_are_measured_where_there_are_enough_strangers(scene):
@@ -110,11 +112,14 @@ def test_few_false_alarms_are_measured_where_there_are_enough_strangers(scene):
 
 
 def test_a_shadow_learns_no_longer_than_is_allowed(scene, monkeypatch):
-    steps = []
-    monkeypatch.setattr(trained, "MOST_STEPS", 3)
-    monkeypatch.setattr(trained, "_step", lambda *words: steps.append(1))
-    trained._learn_as_the_run(scene, torch.nn.Linear(1, 1), scene.public, 0)
-    assert len(steps) == 3
+    """Twenty pictures in batches of eight are three steps a round."""
+    config = scene.record.config
+    longer = replace(scene.record, config=config.model_copy(update={"rounds": 9}))
+    played = []
+    monkeypatch.setattr(trained, "MOST_STEPS", 7)
+    steps = len(batches(20, config.training, 0, 0, 0))
+    trained._first_of_federation(replace(scene, record=longer, advance=lambda: played.append(1)), scene.truth.owners, 0)
+    assert len(played) == max(1, 7 // steps) < 9
 
 
 def test_obstacles(scene, tmp_path):

@@ -47,12 +47,12 @@ def loss_threshold(logits: Tensor, labels: Tensor) -> Scores:
 
 
 def attack_network(shadow: Tensor, member: NDArray[np.bool_], asked: Tensor, seed: int = 0) -> Scores:
-    """Shokri et al. 2017: a network that learns from shadow networks what predictions on members look like.
+    """Shokri et al. 2017: a network that learns from shadows what predictions on members look like.
 
     One small perceptron on prediction vectors, largest first, for all classes together.
 
     Args:
-        shadow: ``(m, k)`` logits of shadow networks, whose members are known.
+        shadow: ``(m, k)`` logits of shadows, whose members are known.
         member: ``(m,)``.
         asked: ``(n, k)`` logits of the network that is attacked.
         seed: Of the perceptron.
@@ -97,7 +97,7 @@ def lira(asked: Scores, shadows: Scores, member: NDArray[np.bool_]) -> Scores:
 
     Args:
         asked: ``(n,)`` confidences of the network that is attacked.
-        shadows: ``(s, n)`` confidences of the shadow networks.
+        shadows: ``(s, n)`` confidences of the shadows.
         member: ``(s, n)``: which shadow learned which picture; each picture at least once, and once not.
 
     Returns:
@@ -107,7 +107,7 @@ def lira(asked: Scores, shadows: Scores, member: NDArray[np.bool_]) -> Scores:
         ValueError: If a picture was in every shadow, or in none.
     """
     if not (member.any(axis=0) & ~member.all(axis=0)).all():
-        raise ValueError("every picture must be in some shadow networks and not in others; take more shadows")
+        raise ValueError("every picture must be in some shadows and not in others; take more shadows")
     log_likelihood = []
     for chosen in (member, ~member):
         masked = np.ma.masked_array(shadows, ~chosen)

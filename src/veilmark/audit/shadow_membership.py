@@ -1,14 +1,12 @@
-"""Membership with shadow networks: what the server can train itself on public pictures, and what that tells it."""
+"""Membership with shadow federations: what a server can play itself with the pictures in question, and hears."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import norm
 from torch import Tensor
 
 from veilmark.audit.answers import logits_of
@@ -17,38 +15,11 @@ from veilmark.audit.membership import MembershipAttack, Scores, attack_network, 
 from veilmark.audit.record import network_of
 from veilmark.audit.shadows import Shadows, questions, shadows_of
 
-Pairs = list[tuple[Scores, Scores]]
-"""Scores of members and of strangers, by attacked network."""
-
-
-def lira_offline(asked: Scores, shadows_without: Scores) -> Scores:
-    """LiRA, offline (Carlini et al. 2022, section IV-E): how surprising a confidence is for a picture not learned.
-
-    One-sided: members are more confident. A normal distribution for each picture; one variance for all pictures, as
-    they do where there are few shadows.
-
-    Args:
-        asked: ``(n,)`` confidences of the network that is attacked.
-        shadows_without: ``(s, n)`` confidences of shadow networks that learned none of the pictures.
-
-    Returns:
-        ``(n,)``: minus the log of the probability that a network which has not seen the picture is as confident.
-
-    Raises:
-        ValueError: If there are fewer than two shadows.
-    """
-    if len(shadows_without) < 2:
-        raise ValueError(f"{len(shadows_without)} shadow networks: a spread needs two")
-    mean = shadows_without.mean(axis=0)
-    spread = np.sqrt((shadows_without - mean).var() + 1e-9)
-    found: Scores = -norm.logsf((asked - mean) / spread)
-    return found
-
 
 class MembershipByShadows(MembershipAttack):
-    """Which pictures a client trained on, with shadow networks; what is made of their answers is the subclasses'.
+    """Which pictures a client trained on, with shadows; what is made of their answers is the subclasses'.
 
-    The questioned picture is asked as it is: where clients scramble or transform pictures, the server cannot.
+    A picture is asked as it is: where clients scramble or transform pictures, the server cannot.
 
     Args:
         shadows: How many of each kind are trained: even, 6 at least.
@@ -60,80 +31,62 @@ class MembershipByShadows(MembershipAttack):
         self.shadows = shadows
 
     @abstractmethod
-    def on_pool(self, shadows: Shadows, target: int, labels: Tensor, seed: int) -> Scores:
-        """Scores of the pool's pictures against a shadow; neither it nor the other half's is used as a shadow."""
-
-    @abstractmethod
-    def on_asked(
-        self, shadows: Shadows, said: Sequence[Tensor], asked: Sequence[Tensor], labels: Sequence[Tensor], seed: int
-    ) -> list[Scores]:
-        """Scores of pictures that no shadow learned.
+    def scores(self, shadows: Shadows, used: NDArray[np.int64], asked: Tensor, labels: Tensor, seed: int) -> Scores:
+        """Scores of the pool's pictures.
 
         Args:
-            shadows: Those that learned as clients do.
-            said: The shadows' logits ``(s, n, k)`` on several sets.
-            asked: The attacked network's logits ``(n, k)`` on these sets.
-            labels: ``(n,)`` of these sets.
+            shadows: All of one kind.
+            used: Which of them compare; as many that learned a picture as did not.
+            asked: ``(t, n, k)`` logits on the pool, of the networks that are attacked.
+            labels: ``(n,)`` of the pool.
             seed: Of the attack.
+
+        Returns:
+            ``(t, n)``, larger for members.
         """
 
     def findings(self, scene: Scene) -> list[Finding]:
-        """Shadows that know their pictures by heart, shadows as the run trains, and what each client sent last."""
+        """Networks that know their pictures by heart, shadows as the run trains, and what each client sent last."""
         asked = questions(scene)
         by_heart, shadows = shadows_of(scene, asked, self.shadows)
         found: list[Finding] = []
-        rungs = (
-            (by_heart, "a shadow is the target, and knows its pictures by heart"),
-            (shadows, "a shadow is the target"),
-        )
-        for some, rung in rungs:
-            pairs: Pairs = []
-            for target in range(self.shadows):
-                scores = self.on_pool(some, target, asked.pool.targets[: some.member.shape[1]], scene.seed)
-                pairs.append((scores[some.member[target]], scores[~some.member[target]]))
+        for some, data, rung in (
+            (by_heart, asked.public, "a network of the server's is the target, and knows its pictures by heart"),
+            (shadows, asked.pool, "a client of a shadow federation is the target"),
+        ):
+            pairs = []
+            for target, member in enumerate(some.member):
+                given = self.scores(
+                    some, _others(some, target), some.pool[[target]], data.targets[: len(member)], scene.seed
+                )
+                pairs.append((given[0, member], given[0, ~member]))
                 scene.advance()
             found += self._scored(scene, rung, pairs)
         record = scene.record
-        start = network_of(record, record.rounds[0].broadcast, scene.device)
-        # All clients' messages at once, and the untrained start on the same pictures: one attack network serves all.
-        said: list[Tensor] = []
-        answers: list[Tensor] = []
-        labels: list[Tensor] = []
-        at_start = logits_of(start, asked.strangers.inputs)
-        for client, update in record.rounds[-1].updates.items():
-            network, own = network_of(record, update.tensors, scene.device), asked.owners[client]
-            answers += [logits_of(network, some.inputs) for some in (own, asked.strangers)]
-            answers += [logits_of(start, own.inputs), at_start]
-            said += 2 * [shadows.owners[client], shadows.strangers]
-            labels += 2 * [own.targets, asked.strangers.targets]
+        # All clients' messages at once, and the untrained start: one attack network serves all.
+        answers = [logits_of(network_of(record, record.rounds[0].broadcast, scene.device), asked.pool.inputs)]
+        for update in record.rounds[-1].updates.values():
+            answers.append(logits_of(network_of(record, update.tensors, scene.device), asked.pool.inputs))
             scene.advance()
-        given = self.on_asked(shadows, said, answers, labels, scene.seed)
-        real: Pairs = list(zip(given[::4], given[1::4], strict=True))
-        untrained: Pairs = list(zip(given[2::4], given[3::4], strict=True))
+        everyone = np.arange(self.shadows)
+        given = self.scores(shadows, everyone, torch.stack(answers), asked.pool.targets, scene.seed)
+        rows = list(asked.owners.values())
+        real = [(scores[own], scores[asked.strangers]) for own, scores in zip(rows, given[1:], strict=True)]
         found += self._scored(scene, REAL, real)
+        untrained = [(given[0, own], given[0, asked.strangers]) for own in rows]
         return self._controlled(found, self._scored(scene, REAL, untrained))
 
 
 class MembershipByLiRA(MembershipByShadows):
-    """LiRA: online where shadows learned the picture and others did not, offline for a client's pictures."""
+    """LiRA (Carlini et al. 2022), online: half of the shadows learned the picture, the others did not."""
 
-    name = "membership with shadow networks (LiRA)"
-    question = "Can the server tell whether a client trained on a picture, if it compares with networks of its own?"
+    name = "membership with shadow federations (LiRA)"
+    question = "Can the server tell whether a client trained on a picture, if it plays federations of its own with it?"
 
-    def on_pool(self, shadows: Shadows, target: int, labels: Tensor, seed: int) -> Scores:
-        """The likelihood ratio, with the other couples as shadows."""
-        others = _others(shadows, target)
-        known = confidence(shadows.pool, labels)
-        inside = shadows.member[others]
-        return lira(known[target], known[others], inside)
-
-    def on_asked(
-        self, shadows: Shadows, said: Sequence[Tensor], asked: Sequence[Tensor], labels: Sequence[Tensor], seed: int
-    ) -> list[Scores]:
-        """The one-sided likelihood: a server has no shadows that learned a client's picture."""
-        joined = torch.cat(list(labels))
-        scores = lira_offline(confidence(torch.cat(list(asked)), joined), confidence(torch.cat(list(said), 1), joined))
-        return np.split(scores, np.cumsum([len(some) for some in labels])[:-1])
+    def scores(self, shadows: Shadows, used: NDArray[np.int64], asked: Tensor, labels: Tensor, seed: int) -> Scores:
+        """The likelihood ratio."""
+        known = confidence(shadows.pool, labels)[used]
+        return np.stack([lira(said, known, shadows.member[used]) for said in confidence(asked, labels)])
 
 
 class MembershipByPredictions(MembershipByShadows):
@@ -142,18 +95,11 @@ class MembershipByPredictions(MembershipByShadows):
     name = "membership from prediction vectors"
     question = "Can the server tell whether a client trained on a picture, by the answer of the network it sent?"
 
-    def on_pool(self, shadows: Shadows, target: int, labels: Tensor, seed: int) -> Scores:
-        """An attack network of the other couples."""
-        others = _others(shadows, target)
-        said = shadows.pool[torch.from_numpy(others)].flatten(0, 1)
-        return attack_network(said, shadows.member[others].reshape(-1), shadows.pool[target], seed)
-
-    def on_asked(
-        self, shadows: Shadows, said: Sequence[Tensor], asked: Sequence[Tensor], labels: Sequence[Tensor], seed: int
-    ) -> list[Scores]:
-        """An attack network of all shadows."""
-        scores = attack_network(shadows.pool.flatten(0, 1), shadows.member.reshape(-1), torch.cat(list(asked)), seed)
-        return np.split(scores, np.cumsum([len(some) for some in labels])[:-1])
+    def scores(self, shadows: Shadows, used: NDArray[np.int64], asked: Tensor, labels: Tensor, seed: int) -> Scores:
+        """What the attack network takes for a member."""
+        said = shadows.pool[torch.from_numpy(used)].flatten(0, 1)
+        scores = attack_network(said, shadows.member[used].reshape(-1), asked.flatten(0, 1), seed)
+        return scores.reshape(asked.shape[:2])
 
 
 def _others(shadows: Shadows, target: int) -> NDArray[np.int64]:
