@@ -24,7 +24,7 @@ from veilmark.run.config import dump
 from veilmark.run.folder import RunFolder, write_json
 from veilmark.sht.dhln import DHLNOutput, Stage
 from veilmark.sht.dhln_training import DHLNTraining
-from veilmark.sht.layers import enlarge, norm
+from veilmark.sht.layers import Norm, enlarge
 from veilmark.sht.losses import Batch, Losses
 from veilmark.sht.protocol import ReferenceFaces, prepare_faces, quick_figures, score_sizes
 from veilmark.sht.samples import SampleConfig, TrainingFaces
@@ -43,9 +43,9 @@ class Bottleneck(nn.Module):
         super().__init__()
         half = channels // 2
         self.layers = nn.Sequential(
-            norm(channels), nn.ReLU(), nn.Conv2d(channels, half, 1),
-            norm(half), nn.ReLU(), nn.Conv2d(half, half, 3, padding=1),
-            norm(half), nn.ReLU(), nn.Conv2d(half, channels, 1),
+            Norm(channels), nn.ReLU(), nn.Conv2d(channels, half, 1),
+            Norm(half), nn.ReLU(), nn.Conv2d(half, half, 3, padding=1),
+            Norm(half), nn.ReLU(), nn.Conv2d(half, channels, 1),
         )  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:
@@ -81,7 +81,7 @@ class PlainHourglass(nn.Module):
         )
         self.stacks = nn.ModuleList(Stack(WIDTH, 3) for _ in range(2))
         self.features = nn.ModuleList(
-            nn.Sequential(Bottleneck(WIDTH), nn.Conv2d(WIDTH, WIDTH, 1), norm(WIDTH), nn.ReLU()) for _ in range(2)
+            nn.Sequential(Bottleneck(WIDTH), nn.Conv2d(WIDTH, WIDTH, 1), Norm(WIDTH), nn.ReLU()) for _ in range(2)
         )
         self.maps = nn.ModuleList(nn.Conv2d(WIDTH, k, 1) for _ in range(2))
         self.again = nn.ModuleList([nn.Conv2d(WIDTH, WIDTH, 1), nn.Conv2d(k, WIDTH, 1)])

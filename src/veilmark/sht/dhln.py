@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from veilmark.landmarks.heatmaps import decode
 from veilmark.landmarks.schemes import get_scheme
 from veilmark.run.errors import ConfigError
-from veilmark.sht.layers import ComponentAttention, DetailBlock, FinePainter, Hourglass, Painter, Stem, enlarge, norm
+from veilmark.sht.layers import ComponentAttention, DetailBlock, FinePainter, Hourglass, Norm, Painter, Stem, enlarge
 
 
 class Stage(NamedTuple):
@@ -192,7 +192,7 @@ class DHLN(
         self.structure_stem = Stem(width, trunk_stride, size // trunk_stride)
         self.structure = nn.ModuleList(Hourglass(tuple(structure_widths)) for _ in range(stages))
         self.heatmap = nn.ModuleList(
-            nn.Sequential(norm(width), nn.SiLU(), nn.Conv2d(width, k * self.finer**2, 1), nn.PixelShuffle(self.finer))
+            nn.Sequential(Norm(width), nn.SiLU(), nn.Conv2d(width, k * self.finer**2, 1), nn.PixelShuffle(self.finer))
             for _ in range(stages)
         )
         self.again = nn.ModuleList(nn.Conv2d(k, width, 1) for _ in range(stages - 1))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from veilmark.sht.layers import norm
+from veilmark.sht.layers import Norm
 
 
 class PatchDiscriminator(nn.Module):
@@ -25,10 +25,10 @@ class PatchDiscriminator(nn.Module):
             nn.Conv2d(channels, width, 4, stride=4),
             nn.SiLU(),
             nn.Conv2d(width, 2 * width, 4, stride=2, padding=1),
-            norm(2 * width),
+            Norm(2 * width),
             nn.SiLU(),
             nn.Conv2d(2 * width, 2 * width, 3, padding=1),
-            norm(2 * width),
+            Norm(2 * width),
             nn.SiLU(),
             nn.Conv2d(2 * width, 1, 3, padding=1),
         )

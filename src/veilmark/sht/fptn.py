@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from veilmark.landmarks.heatmaps import cell_centres, gaussian_maps
 from veilmark.landmarks.schemes import get_scheme
 from veilmark.run.errors import ConfigError
-from veilmark.sht.layers import FinePainter, Residual, Stem, norm
+from veilmark.sht.layers import FinePainter, Norm, Residual, Stem
 
 STIFFNESS = 1e-3
 """Weight of the spline's bending energy: landmarks are a pixel or two off, and the face must not fold for that."""
@@ -90,7 +90,7 @@ class PoseAttention(nn.Module):
     def __init__(self, channels: int, answers: bool = True) -> None:
         super().__init__()
         self.image, self.pose = Residual(channels), Residual(channels)
-        self.attention = nn.Sequential(norm(channels), nn.SiLU(), nn.Conv2d(channels, channels, 1), nn.Sigmoid())
+        self.attention = nn.Sequential(Norm(channels), nn.SiLU(), nn.Conv2d(channels, channels, 1), nn.Sigmoid())
         self.update = nn.Conv2d(2 * channels, channels, 1) if answers else None
 
     def forward(self, image: Tensor, pose: Tensor) -> tuple[Tensor, Tensor]:

@@ -37,9 +37,23 @@ def enlarge(faces: Tensor, size: int) -> Tensor:
     return nn.functional.interpolate(faces, (size, size), mode="bicubic", align_corners=False, antialias=side > size)
 
 
-def norm(channels: int) -> nn.GroupNorm:
-    """GroupNorm in groups of 16 channels (Wu and He 2018)."""
-    return nn.GroupNorm(max(1, channels // GROUP), channels)
+class Norm(nn.GroupNorm):
+    """GroupNorm in groups of 16 channels (Wu and He 2018): ``(n, c, h, w)`` to the same.
+
+    Args:
+        channels: Channels in and out.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(max(1, channels // GROUP), channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The features, normalised, scaled and shifted."""
+        if not x.requires_grad and self.weight.requires_grad and torch.is_grad_enabled():
+            # The first layer that learns behind frozen ones: for channels that lie last, PyTorch 2.13 computes on the
+            # CPU a gradient of x that nobody asked for, into memory that is not there, and the process ends.
+            x = x.contiguous()
+        return super().forward(x)
 
 
 class Residual(nn.Module):
@@ -53,7 +67,7 @@ class Residual(nn.Module):
     def __init__(self, channels: int, hidden: int | None = None) -> None:
         super().__init__()
         hidden = hidden or channels
-        self.norm1, self.norm2 = norm(channels), norm(hidden)
+        self.norm1, self.norm2 = Norm(channels), Norm(hidden)
         self.conv1 = nn.Conv2d(channels, hidden, 3, padding=1, bias=False)
         self.conv2 = nn.Conv2d(hidden, channels, 3, padding=1)
         # Starting as the identity lets many blocks be stacked without a warm-up.
