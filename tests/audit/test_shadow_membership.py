@@ -33,7 +33,7 @@ def scene(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def found(scene):
-    return {attack: attack(shadows=6).findings(scene) for attack in ATTACKS}
+    return {attack: attack(federations=6).findings(scene) for attack in ATTACKS}
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
@@ -46,7 +46,7 @@ def test_members_known_by_heart_are_found(found, attack):
     ]
     assert lines[0].value > 70
     assert all(line.positive_control == lines[0].value for line in lines)
-    assert [line.n for line in lines] == [6, 6, 2]
+    assert [line.n for line in lines] == [8, 6, 2]
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
@@ -56,46 +56,69 @@ def test_a_network_that_saw_nobody_gives_nobody_away(found, attack):
 
 def test_shadows_are_trained_once_for_both(scene, found, monkeypatch):
     monkeypatch.setattr(trained, "_by_heart", lambda *words: 1 / 0)
-    assert MembershipByLiRA(shadows=6).findings(scene) == found[MembershipByLiRA]
+    assert MembershipByLiRA(federations=6).findings(scene) == found[MembershipByLiRA]
     with pytest.raises(ZeroDivisionError):
-        MembershipByLiRA(shadows=8).findings(scene)
+        MembershipByLiRA(federations=9).findings(scene)
 
 
-def test_couples_learn_complementary_halves(scene, found):
+def test_shadows_divide_the_pool(scene, found):
     asked = questions(scene)
     by_heart, shadows = shadows_of(scene, asked, 6)
-    for some in (by_heart, shadows):
-        assert (some.member[::2] == ~some.member[1::2]).all()
-        assert (some.member.sum(axis=0) == 3).all()
-        assert (some.member.sum(axis=1) == some.member.shape[1] // 2).all()
-    assert shadows.pool.shape == (6, len(asked.pool), 10)
-    with pytest.raises(ValueError, match="couples"):
+    assert (by_heart.learned[::2] == ~by_heart.learned[1::2]).all()
+    assert (by_heart.unseen == ~by_heart.learned).all()
+    size = len(asked.pool)
+    assert shadows.learned.shape == shadows.unseen.shape == (12, size)
+    assert shadows.pool.shape == (12, size, 10)
+    assert shadows.group.tolist() == 6 * [0] + 6 * [1]
+    assert shadows.first.tolist() == [0, 2, 4, 6, 8, 10]
+    for group in (0, 1):
+        # One picture in three at a time, once by one client; and unseen where its federation has not learned it.
+        assert (shadows.learned[shadows.group == group].sum(axis=0) == 1).all()
+        assert (shadows.unseen[shadows.group == group].sum(axis=0) == 4).all()
+    assert not (shadows.learned & shadows.unseen).any()
+    with pytest.raises(ValueError, match="in threes"):
         shadows_of(scene, asked, 7)
 
 
+def test_a_small_pool_is_learned_two_thirds_at_a_time(scene, monkeypatch):
+    """And what a client has less of the pool than clients have is public pictures."""
+    monkeypatch.setattr(trained, "MOST_STRANGERS", 8)
+    monkeypatch.setattr(trained, "MOST_MEMBERS", 10)
+    monkeypatch.setattr(trained, "federation_of", lambda scene, owners, number: seen.append(owners) or [start, start])
+    start = scene.record.rounds[0].broadcast
+    seen = []
+    asked = questions(scene)
+    shadows = trained._played(scene, asked, 6)
+    assert (shadows.learned.sum(axis=0) == 4).all()
+    assert (shadows.unseen.sum(axis=0) == 4).all()
+    pool, public = {*asked.pool.names}, {*asked.public.names}
+    for owners in seen:
+        assert [len(owner) for owner in owners] == [20, 20]
+        assert [len(pool & {*owner.names}) for owner in owners] == [6, 6]
+        assert all({*owner.names} <= pool | public for owner in owners)
+
+
 def test_whose_a_picture_is_decides_what_it_may_be_used_for(scene):
-    """Members and strangers are asked about; the shadows' other clients have neither."""
+    """Members and strangers are asked about, public pictures are not."""
     owned = [{*owner.names} for owner in scene.truth.owners]
     for truth in (scene.truth, Truth(scene.truth.owners)):
         asked = questions(replace(scene, truth=truth))
         names = np.array(asked.pool.names, dtype=object)
-        assert len({*names}) == len(names) == 60
-        assert {client: len(rows) for client, rows in asked.owners.items()} == {0: 15, 1: 15}
+        assert len({*names}) == len(names) == 40 + (80 if truth.strangers else 60)
+        assert {client: len(rows) for client, rows in asked.owners.items()} == {0: 20, 1: 20}
         assert all({*names[rows]} <= owned[client] for client, rows in asked.owners.items())
         assert not {*names[asked.strangers]} & (owned[0] | owned[1])
-        assert len(asked.others) == 1
-        assert not {*asked.others[0].names} & {*names}
-    if scene.truth.strangers is not None:
-        assert {*questions(scene).pool.names} - owned[0] - owned[1] <= {*scene.truth.strangers.names}
+        assert not {*asked.public.names} & {*names}
 
 
 def test_a_shadow_of_the_very_pictures_is_the_run(scene):
-    """Played with the clients' own pictures and seed, a shadow's client sends what the run's client sent."""
-    sent = scene.record.rounds[-1].updates[0].tensors
+    """Played with the clients' own pictures and seed, a shadow's clients send what the run's clients sent."""
+    sent = [update.tensors for update in scene.record.rounds[-1].updates.values()]
     apart = []
     for seed in (scene.record.config.seed, 77):
-        made = trained._first_of_federation(scene, scene.truth.owners, 0, seed).state_dict()
-        apart.append(sum(float((made[name] - value).abs().sum()) for name, value in sent.items() if value.dim()))
+        made = trained.federation_of(scene, scene.truth.owners, 0, seed)
+        pairs = [(one[name], value) for one, all_of in zip(made, sent, strict=True) for name, value in all_of.items()]
+        apart.append(sum(float((one - value).abs().sum()) for one, value in pairs))
     # Where clients learn side by side, sums are taken in another order.
     assert apart[0] < 0.01 * apart[1]
 
@@ -118,7 +141,7 @@ def test_a_shadow_learns_no_longer_than_is_allowed(scene, monkeypatch):
     played = []
     monkeypatch.setattr(trained, "MOST_STEPS", 7)
     steps = len(batches(20, config.training, 0, 0, 0))
-    trained._first_of_federation(replace(scene, record=longer, advance=lambda: played.append(1)), scene.truth.owners, 0)
+    trained.federation_of(replace(scene, record=longer, advance=lambda: played.append(1)), scene.truth.owners, 0)
     assert len(played) == max(1, 7 // steps) < 9
 
 
@@ -138,4 +161,4 @@ def test_shadows_depend_on_the_seed_only(scene, monkeypatch):
         anew = replace(scene, record=replace(scene.record), seed=seed)
         said.append(shadows_of(anew, questions(anew), 6)[1])
     assert torch.equal(said[0].pool, said[1].pool)
-    assert (said[0].member != said[2].member).any()
+    assert (said[0].learned != said[2].learned).any()

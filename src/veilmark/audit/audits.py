@@ -86,7 +86,7 @@ NOT_TRIED_ON_FACES = (
 NOT_TRIED = (
     "a malicious server that changes what it sends",
     "gradient inversion that follows all steps of a round one by one",
-    "membership with more than eight shadow federations, or with others of as many clients as the run",
+    "membership with more than nine shadow federations, or with others of as many clients as the run",
 )
 """What an audit does not do, said in its report."""
 

@@ -89,7 +89,9 @@ def confidence(logits: Tensor, labels: Tensor) -> Scores:
     return found
 
 
-def lira(asked: Scores, shadows: Scores, member: NDArray[np.bool_]) -> Scores:
+def lira(
+    asked: Scores, shadows: Scores, member: NDArray[np.bool_], stranger: NDArray[np.bool_] | None = None
+) -> Scores:
     """LiRA, online (Carlini et al. 2022): how much likelier a confidence is if the picture was learned.
 
     A normal distribution for each picture, with and without it; one variance for all pictures, as they do where there
@@ -98,7 +100,8 @@ def lira(asked: Scores, shadows: Scores, member: NDArray[np.bool_]) -> Scores:
     Args:
         asked: ``(n,)`` confidences of the network that is attacked.
         shadows: ``(s, n)`` confidences of the shadows.
-        member: ``(s, n)``: which shadow learned which picture; each picture at least once, and once not.
+        member: ``(s, n)``: which shadow learned which picture; each picture at least once.
+        stranger: ``(s, n)``: which shadow has not seen which picture, each at least once; all others by default.
 
     Returns:
         ``(n,)``: log of the likelihood ratio.
@@ -106,10 +109,11 @@ def lira(asked: Scores, shadows: Scores, member: NDArray[np.bool_]) -> Scores:
     Raises:
         ValueError: If a picture was in every shadow, or in none.
     """
-    if not (member.any(axis=0) & ~member.all(axis=0)).all():
+    stranger = ~member if stranger is None else stranger
+    if not (member.any(axis=0) & stranger.any(axis=0)).all():
         raise ValueError("every picture must be in some shadows and not in others; take more shadows")
     log_likelihood = []
-    for chosen in (member, ~member):
+    for chosen in (member, stranger):
         masked = np.ma.masked_array(shadows, ~chosen)
         mean = masked.mean(axis=0)
         variance = float((masked - mean).var()) + 1e-9

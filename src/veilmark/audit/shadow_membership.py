@@ -14,6 +14,10 @@ from veilmark.audit.attack import REAL, Finding, Scene
 from veilmark.audit.membership import MembershipAttack, Scores, attack_network, confidence, lira
 from veilmark.audit.record import network_of
 from veilmark.audit.shadows import Shadows, questions, shadows_of
+from veilmark.run.seeds import rng_for
+
+MOST_ANSWERS = 2000
+"""Answers of shadows on pictures that they learned, and on such that they have not seen, for an attack network."""
 
 
 class MembershipByShadows(MembershipAttack):
@@ -22,13 +26,13 @@ class MembershipByShadows(MembershipAttack):
     A picture is asked as it is: where clients scramble or transform pictures, the server cannot.
 
     Args:
-        shadows: How many of each kind are trained: even, 6 at least.
+        federations: How many shadow federations are played: a multiple of three, 6 at least.
     """
 
     needs = "a whole classifier from each client; the picture in question, with its label; public pictures"
 
-    def __init__(self, shadows: int = 8) -> None:
-        self.shadows = shadows
+    def __init__(self, federations: int = 9) -> None:
+        self.federations = federations
 
     @abstractmethod
     def scores(self, shadows: Shadows, used: NDArray[np.int64], asked: Tensor, labels: Tensor, seed: int) -> Scores:
@@ -36,7 +40,7 @@ class MembershipByShadows(MembershipAttack):
 
         Args:
             shadows: All of one kind.
-            used: Which of them compare; as many that learned a picture as did not.
+            used: Which of them compare.
             asked: ``(t, n, k)`` logits on the pool, of the networks that are attacked.
             labels: ``(n,)`` of the pool.
             seed: Of the attack.
@@ -48,18 +52,19 @@ class MembershipByShadows(MembershipAttack):
     def findings(self, scene: Scene) -> list[Finding]:
         """Networks that know their pictures by heart, shadows as the run trains, and what each client sent last."""
         asked = questions(scene)
-        by_heart, shadows = shadows_of(scene, asked, self.shadows)
+        by_heart, shadows = shadows_of(scene, asked, self.federations)
         found: list[Finding] = []
         for some, data, rung in (
             (by_heart, asked.public, "a network of the server's is the target, and knows its pictures by heart"),
             (shadows, asked.pool, "a client of a shadow federation is the target"),
         ):
             pairs = []
-            for target, member in enumerate(some.member):
-                given = self.scores(
-                    some, _others(some, target), some.pool[[target]], data.targets[: len(member)], scene.seed
-                )
-                pairs.append((given[0, member], given[0, ~member]))
+            labels = data.targets[: some.learned.shape[1]]
+            for target in some.first:
+                # Those of its own group would tell by what they learned.
+                others = np.flatnonzero(some.group != some.group[target])
+                given = self.scores(some, others, some.pool[[target]], labels, scene.seed)[0]
+                pairs.append((given[some.learned[target]], given[some.unseen[target]]))
                 scene.advance()
             found += self._scored(scene, rung, pairs)
         record = scene.record
@@ -68,7 +73,7 @@ class MembershipByShadows(MembershipAttack):
         for update in record.rounds[-1].updates.values():
             answers.append(logits_of(network_of(record, update.tensors, scene.device), asked.pool.inputs))
             scene.advance()
-        everyone = np.arange(self.shadows)
+        everyone = np.arange(len(shadows.group))
         given = self.scores(shadows, everyone, torch.stack(answers), asked.pool.targets, scene.seed)
         rows = list(asked.owners.values())
         real = [(scores[own], scores[asked.strangers]) for own, scores in zip(rows, given[1:], strict=True)]
@@ -78,7 +83,7 @@ class MembershipByShadows(MembershipAttack):
 
 
 class MembershipByLiRA(MembershipByShadows):
-    """LiRA (Carlini et al. 2022), online: half of the shadows learned the picture, the others did not."""
+    """LiRA (Carlini et al. 2022), online: some shadows learned the picture, others have not seen it."""
 
     name = "membership with shadow federations (LiRA)"
     question = "Can the server tell whether a client trained on a picture, if it plays federations of its own with it?"
@@ -86,7 +91,8 @@ class MembershipByLiRA(MembershipByShadows):
     def scores(self, shadows: Shadows, used: NDArray[np.int64], asked: Tensor, labels: Tensor, seed: int) -> Scores:
         """The likelihood ratio."""
         known = confidence(shadows.pool, labels)[used]
-        return np.stack([lira(said, known, shadows.member[used]) for said in confidence(asked, labels)])
+        learned, unseen = shadows.learned[used], shadows.unseen[used]
+        return np.stack([lira(said, known, learned, unseen) for said in confidence(asked, labels)])
 
 
 class MembershipByPredictions(MembershipByShadows):
@@ -97,11 +103,11 @@ class MembershipByPredictions(MembershipByShadows):
 
     def scores(self, shadows: Shadows, used: NDArray[np.int64], asked: Tensor, labels: Tensor, seed: int) -> Scores:
         """What the attack network takes for a member."""
-        said = shadows.pool[torch.from_numpy(used)].flatten(0, 1)
-        scores = attack_network(said, shadows.member[used].reshape(-1), asked.flatten(0, 1), seed)
+        rng = rng_for(seed, 57)
+        # As many of each kind, or the network learns how often pictures are members.
+        rows = [rng.permutation(np.argwhere(kind[used])) for kind in (shadows.learned, shadows.unseen)]
+        count = min(MOST_ANSWERS, *(len(some) for some in rows))
+        shadow, picture = (torch.from_numpy(column) for column in np.concatenate([some[:count] for some in rows]).T)
+        said = shadows.pool[torch.from_numpy(used)][shadow, picture]
+        scores = attack_network(said, np.arange(2 * count) < count, asked.flatten(0, 1), seed)
         return scores.reshape(asked.shape[:2])
-
-
-def _others(shadows: Shadows, target: int) -> NDArray[np.int64]:
-    """All but a shadow and the one with the other half: how often a picture is in the rest then says nothing."""
-    return np.array([number for number in range(len(shadows.member)) if number // 2 != target // 2])

@@ -1,27 +1,28 @@
 """Shadow federations: what a server can play itself, to learn what being learned looks like.
 
-The server knows the public config: networks, first weights, method, rounds. So it plays federations of its own. Their
-first client has half of the pictures in question, the others have public ones, and what is asked is what the first one
-sends in its last round. They come in couples whose first clients have complementary halves: half of the shadows learned
-a picture, the others did not, whoever's it is (Carlini et al. 2022, arXiv 2112.03570, online).
+The server knows the public config: networks, first weights, method, rounds. So it plays federations of its own, with
+the pictures in question, and every client's last message is a shadow: it learned some of them, and nobody in its
+federation has seen some others (Carlini et al. 2022, arXiv 2112.03570, online). Federations come in threes that divide
+the pictures: whose ever a picture is, as many shadows learned it as any other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from veilmark.audit.answers import logits_of
 from veilmark.audit.attack import Scene
 from veilmark.audit.record import Record, network_of
+from veilmark.federation.engine import side_by_side
 from veilmark.federation.messages import Update
-from veilmark.federation.methods.method import ClientView, Secrets
+from veilmark.federation.methods.method import Client, ClientView, Secrets
 from veilmark.federation.tasks.task import Data
 from veilmark.ppidsg.client_training import to_unit
 from veilmark.ppidsg.losses import class_loss
@@ -32,14 +33,18 @@ from veilmark.run.seeds import rng_for
 
 MOST_STEPS = 100
 """Training steps of a shadow's client at most: a run of many rounds would take its shadows as long."""
-MOST_POOL = 1200
-"""Pictures in question at most; half of them are a shadow's first client's."""
 MOST_MEMBERS = 200
-"""Pictures of the clients among them at most."""
+"""Pictures of the clients in question, at most."""
+MOST_STRANGERS = 1000
+"""Strangers among them, at most: enough for 1 % of false alarms."""
 CLIENTS = 4
 """Clients of a shadow federation, at most."""
+PARTS = 3
+"""Federations that divide the pool among them."""
+BY_HEART = 8
+"""Networks that learn public pictures by heart: even, they come in couples that learn complementary halves."""
 KNOWN = 60
-"""Public pictures at most of the shadows that learn theirs by heart: few are learned in few steps."""
+"""Those pictures, at most: few are learned in few steps."""
 KNOWN_STEPS = 12
 """Their steps of Adam."""
 
@@ -52,11 +57,17 @@ class Shadows:
     """What shadows say; their networks are not kept.
 
     Attributes:
-        member: ``(s, n)``: which shadow learned which picture of the pool; ``2 i`` and ``2 i + 1`` the two halves.
+        learned: ``(s, n)``: which shadow learned which picture of the pool.
+        unseen: ``(s, n)``: where neither the shadow nor anybody in its federation did.
+        group: ``(s,)``: shadows of one group divided the pool among them, so what one learned says what others did not.
+        first: ``(t,)``: the shadows that are targets in rehearsals.
         pool: ``(s, n, k)`` logits on the pool.
     """
 
-    member: Bools
+    learned: Bools
+    unseen: Bools
+    group: Rows
+    first: Rows
     pool: Tensor
 
 
@@ -68,116 +79,135 @@ class Questions:
         pool: The pictures in question: clients' own, and strangers. Which are which only the scorer knows.
         owners: By client, rows of its own.
         strangers: Rows of pictures that nobody learned, drawn like the clients' where there are such.
-        others: What the other clients of a shadow federation learn.
-        public: What is learned by heart.
+        public: Other pictures: learned by heart, and by shadows whose share of the pool is less than a client has.
+        clients: Of a shadow federation.
+        examples: Pictures of each, as far as there are so many.
     """
 
     pool: Data
     owners: dict[int, Rows]
     strangers: Rows
-    others: list[Data]
     public: Data
+    clients: int
+    examples: int
 
 
 def questions(scene: Scene) -> Questions:
-    """Divides the pictures, so that half of the pool is as large as a client's share, if there are as many.
+    """Divides the pictures.
 
     Args:
         scene: Of the attack.
     """
     public, last = scene.public, scene.record.rounds[-1]
-    wanted = min(MOST_POOL, max(KNOWN, 2 * max(update.examples for update in last.updates.values())))
-    share = max(1, min(MOST_MEMBERS, wanted // 2) // len(last.updates))
+    clients = min(CLIENTS, scene.record.config.clients)
+    examples = max(update.examples for update in last.updates.values())
     parts: list[Data] = []
     owners: dict[int, Rows] = {}
     begin = 0
     for client in last.updates:
         own = scene.truth.owners[client]
-        parts.append(_taken(own, rng_for(scene.seed, 51, client).permutation(len(own))[:share]))
-        owners[client] = np.arange(begin, begin + len(parts[-1]))
-        begin += len(parts[-1])
+        rows = rng_for(scene.seed, 51, client).permutation(len(own))[: max(1, MOST_MEMBERS // len(last.updates))]
+        parts.append(_taken(own, rows))
+        owners[client] = np.arange(begin, begin + len(rows))
+        begin += len(rows)
     order = rng_for(scene.seed, 50).permutation(len(public))
     strange = scene.truth.strangers
     if strange is None:
-        # Whom shadows' other clients have is no stranger: half and half.
+        # Whom shadows have learned is no stranger: half and half.
         strange, order = _taken(public, order[: len(order) // 2]), order[len(order) // 2 :]
-    chosen = rng_for(scene.seed, 55).permutation(len(strange))[: wanted - begin]
-    parts.append(_taken(strange, chosen))
+    # A third of the pool at most is what the clients of a shadow federation can hold.
+    room = max(0, PARTS * clients * examples - begin)
+    parts.append(_taken(strange, rng_for(scene.seed, 55).permutation(len(strange))[: min(MOST_STRANGERS, room)]))
     pool = _joined(parts)
-    strangers = np.arange(begin, len(pool))
-    if len(pool) % 2:
-        pool, strangers = _taken(pool, np.arange(len(pool) - 1)), strangers[:-1]
-    count = min(CLIENTS, scene.record.config.clients) - 1
-    others = [_taken(public, rows) for rows in np.array_split(order, count)] if count else []
-    return Questions(pool, owners, strangers, others, _taken(public, order[:KNOWN]))
+    return Questions(pool, owners, np.arange(begin, len(pool)), _taken(public, order), clients, examples)
 
 
 _KEPT: WeakKeyDictionary[Record, dict[tuple[int, int, str], tuple[Shadows, Shadows]]] = WeakKeyDictionary()
 
 
-def shadows_of(scene: Scene, asked: Questions, count: int) -> tuple[Shadows, Shadows]:
+def shadows_of(scene: Scene, asked: Questions, federations: int) -> tuple[Shadows, Shadows]:
     """Trains shadows, once for all attacks on a record: some that know their pictures by heart, and some as the run.
 
     Args:
         scene: Its record, with the first broadcast and the public settings.
         asked: The pictures.
-        count: How many shadows of each kind: even, 6 at least.
+        federations: How many are played: a multiple of three, 6 at least.
 
     Returns:
-        Networks that know half of some public pictures by heart; and what a client of a shadow federation sends, who
-        learned half of the pool.
+        Networks that know half of some public pictures by heart; and what the clients of shadow federations send.
 
     Raises:
-        ValueError: If the count is odd or too small.
+        ValueError: If the number does not fit.
     """
-    if count < 6 or count % 2:
-        raise ValueError(f"{count} shadows: they come in couples, three at least")
-    kept, key = _KEPT.setdefault(scene.record, {}), (scene.seed, count, str(scene.device))
+    if federations < 2 * PARTS or federations % PARTS:
+        raise ValueError(f"{federations} shadow federations: they come in threes, two at least")
+    kept, key = _KEPT.setdefault(scene.record, {}), (scene.seed, federations, str(scene.device))
     if key not in kept:
-        halves = _halves(scene.seed, 52, count, len(asked.public))
-        said = [logits_of(_by_heart(scene, part), asked.public.inputs) for part in _parts(asked.public, halves)]
-        by_heart = Shadows(halves, torch.stack(said))
-        halves = _halves(scene.seed, 53, count, len(asked.pool))
-        said = [
-            logits_of(_first_of_federation(scene, [part, *asked.others], number), asked.pool.inputs)
-            for number, part in enumerate(_parts(asked.pool, halves))
-        ]
-        kept[key] = by_heart, Shadows(halves, torch.stack(said))
+        kept[key] = _by_heart(scene, asked.public), _played(scene, asked, federations)
     return kept[key]
 
 
-def _halves(seed: int, purpose: int, count: int, size: int) -> Bools:
-    member = np.zeros((count, size), dtype=np.bool_)
-    for number in range(0, count, 2):
-        member[number, rng_for(seed, purpose, number // 2).permutation(size)[: size // 2]] = True
-        member[number + 1] = ~member[number]
-    return member
+def _by_heart(scene: Scene, public: Data) -> Shadows:
+    few = _taken(public, np.arange(min(KNOWN, len(public))))
+    learned = np.zeros((BY_HEART, len(few)), dtype=np.bool_)
+    for number in range(0, BY_HEART, 2):
+        learned[number, rng_for(scene.seed, 52, number // 2).permutation(len(few))[: len(few) // 2]] = True
+        learned[number + 1] = ~learned[number]
+    said = []
+    for row in learned:
+        data = _taken(few, np.flatnonzero(row)).to(scene.device)
+        network = network_of(scene.record, scene.record.rounds[0].broadcast, scene.device)
+        optimizer = torch.optim.Adam(network.parameters(), 1e-3)
+        for _ in range(KNOWN_STEPS):
+            optimizer.zero_grad(set_to_none=True)
+            class_loss(network(to_unit(data.inputs)), data.targets).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        said.append(logits_of(network, few.inputs))
+        scene.advance()
+    everyone = np.arange(BY_HEART)
+    return Shadows(learned, ~learned, everyone // 2, everyone, torch.stack(said))
 
 
-def _parts(data: Data, member: Bools) -> Iterator[Data]:
-    return (_taken(data, np.flatnonzero(row)) for row in member)
+def _played(scene: Scene, asked: Questions, federations: int) -> Shadows:
+    size, clients = len(asked.pool), asked.clients
+    parts = 2 if 2 * size <= PARTS * clients * asked.examples else 1
+    learned = np.zeros((federations, clients, size), dtype=np.bool_)
+    said: list[Tensor] = []
+    for number in range(federations):
+        divided = np.array_split(rng_for(scene.seed, 53, number // PARTS).permutation(size), PARTS)
+        mine = np.concatenate([divided[(number + part) % PARTS] for part in range(parts)])
+        rng = rng_for(scene.seed, 56, number)
+        shares = np.array_split(rng.permutation(mine), clients)
+        filling = np.array_split(rng.permutation(len(asked.public)), clients)
+        owners = []
+        for client, (share, more) in enumerate(zip(shares, filling, strict=True)):
+            learned[number, client, share] = True
+            public = _taken(asked.public, more[: max(0, asked.examples - len(share))])
+            owners.append(_joined([_taken(asked.pool, share), public]))
+        for sent in federation_of(scene, owners, number):
+            network = network_of(scene.record, sent, scene.device)
+            said.append(logits_of(network, asked.pool.inputs))
+    unseen = np.broadcast_to(~learned.any(axis=1, keepdims=True), learned.shape)
+    group = np.arange(federations).repeat(clients) // PARTS
+    first = np.arange(0, federations * clients, clients)
+    return Shadows(learned.reshape(-1, size), unseen.reshape(-1, size), group, first, torch.stack(said))
 
 
-def _by_heart(scene: Scene, data: Data) -> nn.Module:
-    data = data.to(scene.device)
-    network = network_of(scene.record, scene.record.rounds[0].broadcast, scene.device)
-    optimizer = torch.optim.Adam(network.parameters(), 1e-3)
-    for _ in range(KNOWN_STEPS):
-        optimizer.zero_grad(set_to_none=True)
-        class_loss(network(to_unit(data.inputs)), data.targets).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-    scene.advance()
-    return network
+def _round_of(players: Sequence[Client], broadcast: Tensors, round_number: int) -> Callable[[int], Update]:
+    return lambda number: players[number].train_round(broadcast, round_number)
 
 
-def _first_of_federation(scene: Scene, owners: Sequence[Data], number: int, seed: int | None = None) -> nn.Module:
-    """Plays a federation of the run's method; the network that its first client sends last.
+def federation_of(scene: Scene, owners: Sequence[Data], number: int, seed: int | None = None) -> list[Tensors]:
+    """Plays a federation of the run's method.
 
     Args:
         scene: Its record, with the public settings.
         owners: What its clients have.
         number: Of the federation: its clients' secrets and noise are its own.
         seed: Of its clients' orders of pictures; one of the federation's own by default.
+
+    Returns:
+        What each client sends last, in the terms of what was broadcast.
     """
     record = scene.record
     training, task = record.config.training, record.task
@@ -190,21 +220,19 @@ def _first_of_federation(scene: Scene, owners: Sequence[Data], number: int, seed
         ClientView(client, task, data, training, rounds, seed, Secrets(common, secret), scene.device)
         for client, (data, secret) in enumerate(zip(owners, own, strict=True))
     ]
-    memory: dict[int, Tensors] = {}
-    sent: Tensors = {}
+    memory: list[Tensors] = []
+    sent: list[Tensors] = []
     for round_number in range(rounds):
         broadcast = server.broadcast()
-        updates: dict[int, Update] = {}
-        for view in views:
-            client = record.method.client(view)
-            if view.number in memory:
-                client.load_state(memory[view.number])
-            updates[view.number] = client.train_round(broadcast, round_number)
-            memory[view.number] = client.state()
-        sent = server.rebuilt(broadcast, updates[0].tensors)
+        players = [record.method.client(view) for view in views]
+        for player, kept in zip(players, memory, strict=False):
+            player.load_state(kept)
+        updates = dict(side_by_side(range(len(players)), _round_of(players, broadcast, round_number), scene.device))
+        memory = [player.state() for player in players]
+        sent = [server.rebuilt(broadcast, update.tensors) for update in updates.values()]
         server.combine(updates)
         scene.advance()
-    return network_of(record, sent, scene.device)
+    return sent
 
 
 def _joined(parts: Sequence[Data]) -> Data:

@@ -77,23 +77,32 @@ class InProcess(Link):
 
     def _turns(self, clients: Sequence[int], turn: Callable[[int], Turn]) -> Iterator[tuple[int, Turn]]:
         """What each client's turn gives, in the clients' order."""
-        threads = torch.get_num_threads()
-        # A GPU is one, and serves one client at a time.
-        together = min(len(clients), threads) if torch.device(self.side.device).type == "cpu" else 1
 
         def told(number: int) -> Turn:
             done = turn(number)
             self.advance()
             return done
 
-        def begin() -> None:
-            torch.set_num_threads(threads // together)
+        return side_by_side(clients, told, self.side.device)
 
-        try:
-            with ThreadPoolExecutor(together, initializer=begin) as pool:
-                yield from zip(clients, pool.map(told, clients), strict=True)
-        finally:
-            torch.set_num_threads(threads)
+
+def side_by_side(
+    clients: Sequence[int], turn: Callable[[int], Turn], device: torch.device | str
+) -> Iterator[tuple[int, Turn]]:
+    """What each client's turn gives, in the clients' order; as many at a time as PyTorch has threads.
+
+    Args:
+        clients: Their numbers.
+        turn: What one does.
+        device: Where. A GPU is one, and serves one client at a time.
+    """
+    threads = torch.get_num_threads()
+    together = min(len(clients), threads) if torch.device(device).type == "cpu" else 1
+    try:
+        with ThreadPoolExecutor(together, initializer=lambda: torch.set_num_threads(threads // together)) as pool:
+            yield from zip(clients, pool.map(turn, clients), strict=True)
+    finally:
+        torch.set_num_threads(threads)
 
 
 @dataclass
