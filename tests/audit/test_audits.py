@@ -46,7 +46,7 @@ def quick():
         patch.setattr(ATTACKS["pictures from generated ones"], "steps", 3)
         for name, attack in ATTACKS.items():
             if isinstance(attack, shadow_membership.MembershipByShadows):
-                patch.setattr(ATTACKS[name], "shadows", 6)
+                patch.setattr(ATTACKS[name], "federations", 6)
         yield
 
 

@@ -117,7 +117,7 @@ def quick():
         patch.setattr(ATTACKS["pictures from generated ones"], "steps", 5)
         for attack in ATTACKS.values():
             if isinstance(attack, shadow_membership.MembershipByShadows):
-                patch.setattr(attack, "shadows", 6)
+                patch.setattr(attack, "federations", 6)
         yield
 
 
