@@ -123,6 +123,7 @@ UNLIKE: dict[str, dict[str, Any]] = {
         "options.ppidsg.logit_adjustment": True,
     },
     "repaired, fixed head, logit adjustment": {**FIXED, "options.ppidsg.logit_adjustment": True},
+    "1e-3, no extractor, fixed head": {**RATE, "options.ppidsg.extractor": "none", "options.ppidsg.head": "fixed"},
 }
 """Played on unlike clients, whose heads learn their own few classes; the first also on like ones."""
 
