@@ -503,7 +503,7 @@ def audit(
     budget: Annotated[
         float | None, typer.Option(min=0, help="Minutes after which no further attack begins.", show_default=False)
     ] = None,
-    device: Device = "cpu",
+    device: Device = "auto",
     debug: Debug = False,
 ) -> None:
     """Attack what the server of a federation saw, and say what leaked.

@@ -70,6 +70,21 @@ def played(tmp_path_factory):
     return play(tmp_path_factory.mktemp("runs") / "run", made), made
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_finds_what_a_cpu_finds(tmp_path, played):
+    run, _ = played
+    found = {}
+    for device in ("cpu", "cuda"):
+        audit_run(run.path, None, tmp_path / device, device=device)
+        found[device] = json.loads((tmp_path / device / "audit.json").read_text())
+    for here, there in zip(found["cpu"], found["cuda"], strict=True):
+        # What somebody gets who saw nothing depends on no network but the packaged one, on the CPU in both.
+        for key in ("attack", "rung", "metric", "n", "chance"):
+            assert there[key] == pytest.approx(here[key]) if key == "chance" else there[key] == here[key]
+        # A step of a search turns on the sign of slopes that may be nearly 0.
+        assert there["value"] == pytest.approx(here["value"], abs=3 if here["unit"] == "dB" else 60), here
+
+
 @pytest.mark.parametrize("method", LEARNING)
 def test_every_method_is_audited(tmp_path, method):
     run = play(tmp_path / "run", config("data.test_people=4", method=method))

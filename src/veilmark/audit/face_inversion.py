@@ -70,23 +70,23 @@ class FaceInversion(Attack):
         known, others = halves(scene.public)
         faces, points = sharp_faces(task, others), landmarks_of(task, others)
         broadcast = record.rounds[0].broadcast
-        network = face_network(record, broadcast)
+        network = face_network(record, broadcast, device=scene.device)
         names = [name for name, _ in network.named_parameters() if name in record.declared.tensors]
         mean = landmarks_of(task, known).mean(dim=0)
         # Private parts that the attacker draws anew: of another network, with the share in place.
-        guessed = face_network(record, broadcast)
+        guessed = face_network(record, broadcast, device=scene.device)
         for name, parameter in guessed.named_parameters():
             if name not in names:
                 noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(scene.seed))
-                parameter.data += noise * parameter.data.std(correction=0)
+                parameter.data += noise.to(scene.device) * parameter.data.std(correction=0)
         # What is known to give a face away, for a control: a whole DHLN at its start.
-        whole = task.network(record.config.seed)
+        whole = task.network(record.config.seed).to(scene.device)
         every = [name for name, _ in whole.named_parameters()]
         controlled = names != every
         single: list[list[Tensor]] = [[], [], [], []]
         rows = [int(row) for row in np.linspace(0, len(faces) - 1, REHEARSED)]
         for row in rows:
-            x, where = 2 * faces[row : row + 1] - 1, points[row : row + 1]
+            x, where = (2 * faces[row : row + 1] - 1).to(scene.device), points[row : row + 1]
             gradient = _gradient(scene, network, names, where)
             seen = [some.detach() for some in gradient(x, torch.ones(1, 1))]
             tries = [
@@ -104,7 +104,7 @@ class FaceInversion(Attack):
         own = rows_of(others, [person])
         sent = rehearsed_round(scene, record.rounds[0], own, 0)
         gradient = _gradient(scene, network, names, mean[None])
-        played = self._searched(scene, gradient, _moved(broadcast, sent, names))
+        played = self._searched(scene, gradient, _moved(scene, broadcast, sent, names))
         rungs = [
             ("one face, one step of SGD, landmarks and all networks known", single[0]),
             ("the same; landmarks and what does not travel guessed", single[1]),
@@ -144,28 +144,28 @@ class FaceInversion(Attack):
         record, task = scene.record, scene.record.faces
         known, _ = halves(scene.public)
         first = record.rounds[0]
-        network = face_network(record, first.broadcast)
+        network = face_network(record, first.broadcast, device=scene.device)
         names = [name for name, _ in network.named_parameters() if name in record.declared.tensors]
         mean = landmarks_of(task, known).mean(dim=0)[None]
         gradient = _gradient(scene, network, names, mean)
         made = {}
         for client, update in list(first.updates.items())[:CLIENTS]:
-            seen = _moved(first.broadcast, update.tensors, names)
+            seen = _moved(scene, first.broadcast, update.tensors, names)
             made[client] = self._searched(scene, gradient, seen)
         return made
 
     def _searched(self, scene: Scene, gradient: GradientOf, seen: Sequence[Tensor]) -> Tensor:
-        """A face ``(1, 3, s, s)`` in [-1, 1]."""
+        """A face ``(1, 3, s, s)`` in [-1, 1], on the CPU, of a gradient on the scene's device."""
         task = scene.record.faces
         side = task.config.network.size
         known, _ = halves(scene.public)
         nobody = torch.zeros(1, dtype=torch.int64)
         found = cosine_inversion(
-            gradient, seen, (1, 3, side, side), nobody, 1, steps=STEPS, smoothness=SMOOTHNESS, waves=Waves(side, side),
-            start=2 * sharp_faces(task, known).mean(dim=0) - 1,
+            gradient, seen, (1, 3, side, side), nobody, 1, steps=STEPS, smoothness=SMOOTHNESS,
+            waves=Waves(side, side, scene.device), start=2 * sharp_faces(task, known).mean(dim=0) - 1,
         )  # fmt: skip
         scene.advance()
-        return found.pictures
+        return found.pictures.cpu()
 
     def _scored(
         self, scene: Scene, rung: str, known: Data, pairs: Sequence[tuple[Tensor, Tensor, Tensor]]
@@ -209,7 +209,7 @@ def _gradient(scene: Scene, network: Detector, names: Sequence[str], points: Ten
     config = task.config.network
     criterion = DHLNLoss(task.config.losses, config.scheme, config.size, config.map_stride)
     named = dict(network.named_parameters())
-    wanted = [named[name] for name in names]
+    wanted, points = [named[name] for name in names], points.to(scene.device)
 
     def gradient(pictures: Tensor, _: Tensor) -> Sequence[Tensor]:
         batch = face_batch(task, (pictures + 1) / 2, points)
@@ -219,13 +219,13 @@ def _gradient(scene: Scene, network: Detector, names: Sequence[str], points: Ten
     return gradient
 
 
-def _moved(before: Mapping[str, Tensor], after: Tensors, names: Sequence[str]) -> list[Tensor]:
-    return [before[name] - after[name] for name in names]
+def _moved(scene: Scene, before: Mapping[str, Tensor], after: Tensors, names: Sequence[str]) -> list[Tensor]:
+    return [(before[name] - after[name]).to(scene.device) for name in names]
 
 
 def _noise(like: Sequence[Tensor], seed: int) -> list[Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(some.shape, generator=generator) * some.std(correction=0) for some in like]
+    return [torch.randn(some.shape, generator=generator).to(some.device) * some.std(correction=0) for some in like]
 
 
 def _pixels(pictures: Tensor) -> NDArray[np.uint8]:

@@ -35,7 +35,7 @@ EACH = 4
 """Faces by which a person is known, at most."""
 
 
-def face_network(record: Record, *shares: Tensors) -> Detector:
+def face_network(record: Record, *shares: Tensors, device: torch.device | str = "cpu") -> Detector:
     """A client's network at the public start, with shared tensors in place.
 
     What starts from a client's secret starts here where the run's seed says: elsewhere.
@@ -43,6 +43,7 @@ def face_network(record: Record, *shares: Tensors) -> Detector:
     Args:
         record: What the server saw.
         shares: Tensors that replace those of the start; later ones win.
+        device: Where it computes.
     """
     task, options, seed = record.faces, record.method.options, record.config.seed
     if isinstance(options, KeyedOptions | PPIDSGLandmarksOptions):
@@ -51,7 +52,7 @@ def face_network(record: Record, *shares: Tensors) -> Detector:
         network = task.network(seed)
     for share in shares:
         network.load_state_dict(share, strict=False)
-    return network
+    return network.to(device)
 
 
 def heads_travel(record: Record) -> bool:
@@ -76,7 +77,7 @@ def face_batch(task: LandmarksTask, faces: Tensor, points: Tensor) -> Batch:
     side = task.config.network.size
     small = avg_pool2d(faces, side // SIZES[0]) if side > SIZES[0] else faces
     grid = interpolate(small, (side, side), mode="bicubic", align_corners=False)
-    every = torch.ones(len(faces), dtype=torch.bool)
+    every = torch.ones(len(faces), dtype=torch.bool, device=faces.device)
     return Batch(grid, faces, points, every, every)
 
 
@@ -120,7 +121,7 @@ def rehearsed_round(scene: Scene, seen: RecordedRound, data: Data, number: int) 
     federation, own = (Secret(rng_for(scene.seed, 67, number, place).bytes(SECRET_BYTES)) for place in (0, 1))
     view = ClientView(
         record.config.clients + number, record.faces, data, record.config.training, record.config.rounds,
-        record.config.seed, Secrets(federation, own),
+        record.config.seed, Secrets(federation, own), scene.device,
     )  # fmt: skip
     update = record.method.client(view).train_round(seen.broadcast, seen.number - 1)
     scene.advance()
@@ -134,13 +135,13 @@ def trained(
 
     Args:
         scene: Of the attack.
-        network: What learns; it is changed.
+        network: What learns, on the scene's device; it is changed.
         data: Public faces.
         steps: How many.
         number: Another number draws other batches.
         frozen: Names of tensors that stay as they are.
     """
-    learner = scene.record.faces.learner_of(network, data, scene.seed, number)
+    learner = scene.record.faces.learner_of(network, data, scene.seed, number).to(scene.device)
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name not in frozen)
     batch = min(scene.record.config.training.batch, len(data))
@@ -181,13 +182,14 @@ def _asked(record: Record, network: Detector, data: Data) -> tuple[list[float], 
     errors: list[float] = []
     likeness: list[float] = []
     network.eval()
+    device = next(network.parameters()).device
     pairs = zip(torch.split(sharp_faces(task, data), 32), torch.split(landmarks_of(task, data), 32), strict=True)
     with torch.inference_mode():
         for faces, points in pairs:
-            output = network(face_batch(task, faces, points).grid)
-            errors += face_nme(output.points.double().numpy(), points.double().numpy(), scheme).tolist()
+            output = network(face_batch(task, faces.to(device), points).grid)
+            errors += face_nme(output.points.double().cpu().numpy(), points.double().numpy(), scheme).tolist()
             if output.face is not None:
-                likeness += psnr(2 * output.face.clamp(0, 1) - 1, 2 * faces - 1).tolist()
+                likeness += psnr(2 * output.face.clamp(0, 1).cpu() - 1, 2 * faces - 1).tolist()
     return errors, likeness
 
 

@@ -63,7 +63,9 @@ class PersonMembership(Attack):
         everyone = sorted(set(people_of(public)))
         shadows = self._shadows(scene)
         by_heart = everyone[: max(1, min(CONTROL_PEOPLE, len(everyone) // 2))]
-        overfit = trained(scene, face_network(record), rows_of(public, by_heart), CONTROL_STEPS, 20)
+        overfit = trained(
+            scene, face_network(record, device=scene.device), rows_of(public, by_heart), CONTROL_STEPS, 20
+        )
         release = {name: value for name, value in overfit.state_dict().items() if name in record.declared.tensors}
         rest = [person for person in everyone if person not in by_heart]
         known = self._compared(scene, shadows, release, public, by_heart, rest)
@@ -98,7 +100,8 @@ class PersonMembership(Attack):
         for number in range(SHADOWS):
             rng = rng_for(scene.seed, 68, number)
             chosen = [everyone[place] for place in sorted(rng.permutation(len(everyone))[: max(2, len(everyone) // 2)])]
-            network = trained(scene, face_network(scene.record), rows_of(scene.public, chosen), SHADOW_STEPS, number)
+            start = face_network(scene.record, device=scene.device)
+            network = trained(scene, start, rows_of(scene.public, chosen), SHADOW_STEPS, number)
             made.append(network.state_dict())
             scene.advance()
         return made
@@ -116,12 +119,12 @@ class PersonMembership(Attack):
 
         Its mean is the area under the curve.
         """
-        record = scene.record
+        record, device = scene.record, scene.device
         gains: dict[str, list[NDArray[np.float64]]] = {}
         order = [*inside, *outside]
         for shadow in shadows:
-            alone = fit_by_person(record, face_network(record, shadow), data)
-            with_share = fit_by_person(record, face_network(record, shadow, release), data)
+            alone = fit_by_person(record, face_network(record, shadow, device=device), data)
+            with_share = fit_by_person(record, face_network(record, shadow, release, device=device), data)
             for metric in alone:
                 gains.setdefault(metric, []).append(
                     as_array(with_share[metric], order) - as_array(alone[metric], order)
@@ -203,7 +206,7 @@ class OwnerOfPerson(Attack):
         fits: dict[str, list[NDArray[np.float64]]] = {}
         levels: dict[str, list[float]] = {}
         for tensors in messages.values():
-            network = face_network(record, last.broadcast, tensors)
+            network = face_network(record, last.broadcast, tensors, device=scene.device)
             for metric, values in fit_by_person(record, network, asked).items():
                 fits.setdefault(metric, []).append(as_array(values, people))
             for metric, values in fit_by_person(record, network, usual).items():

@@ -44,7 +44,7 @@ class DetectorFromShare(Attack):
         assert scene.truth.strangers is not None
         asked = scene.truth.strangers
         names = record.declared.tensors
-        good = trained(scene, face_network(record), others, CONTROL_STEPS, 30).state_dict()
+        good = trained(scene, face_network(record, device=scene.device), others, CONTROL_STEPS, 30).state_dict()
         start = {name: value for name, value in face_network(record).state_dict().items() if name in names}
         noise = {
             name: torch.randn(value.shape, generator=torch.Generator().manual_seed(scene.seed * 1000 + place)) * spread
@@ -65,6 +65,8 @@ class DetectorFromShare(Attack):
 
     def _errors(self, scene: Scene, share: Tensors, few: Data, asked: Data) -> NDArray[np.float64]:
         """NME in percent of each person at the smallest size."""
-        network = trained(scene, face_network(scene.record, share), few, STEPS, 40, frozen=set(share))
+        network = trained(
+            scene, face_network(scene.record, share, device=scene.device), few, STEPS, 40, frozen=set(share)
+        )
         errors = landmark_errors(scene.record, network, asked)
         return as_array(errors, sorted(errors))
