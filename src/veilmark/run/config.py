@@ -92,7 +92,7 @@ def resolve(model: type[Model], values: dict[str, Any], source: str) -> Model:
             if problem["type"] == "extra_forbidden":
                 lines.append(f"unknown key {path!r}; allowed here: {_allowed(model, problem['loc'])}")
             else:
-                lines.append(f"{path} = {problem['input']!r}: {problem['msg']}")
+                lines.append(f"{path} = {problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}")
         raise ConfigError(f"{source}: " + "; ".join(lines)) from None
 
 
