@@ -5,7 +5,8 @@
 
 ``--data`` holds the folders ``mnist`` and ``cifar10``. Protocol S: 10 clients x 600 images of MNIST or x 500 of
 CIFAR-10, 1,000 test images, 10 rounds of one local epoch, batch 64. PPIDSG's options are compared under a smaller one
-(``probe``: MNIST, 6 clients x 300 images, 500 test images, 12 rounds), a third of the work a cell. Every cell has the
+(``probe``: MNIST, 6 clients x 300 images, 500 test images, 12 rounds), a third of the work a cell; ``probe-100`` and
+``probe-900`` are the same with other numbers of images and as many steps. Every cell has the
 same partition, first weights and order of images for its seed, but for what its name says. A finished cell is one
 JSON in ``benchmarks/results/federation/``: config, accuracy of every client after every round, seconds, date,
 machine; for methods that release a generator also what is left of "image distribution sharing": how far G(x) is from
@@ -22,7 +23,7 @@ import os
 import platform
 import time
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +50,13 @@ class Protocol:
         data: Settings of ``data``; the folder is named as the layout.
         clients: Clients.
         rounds: Rounds.
+        training: Settings of ``training``.
     """
 
     data: dict[str, Any]
     clients: int
     rounds: int
+    training: dict[str, Any] = field(default_factory=dict)
 
 
 PROTOCOLS = {
@@ -61,6 +64,14 @@ PROTOCOLS = {
     "cifar10": Protocol({"layout": "cifar10", "per_client": 500, "test": 1000}, clients=10, rounds=10),
     "probe": Protocol({"layout": "mnist", "per_client": 300, "test": 500}, clients=6, rounds=12),
 }
+SIZES = {
+    f"probe-{images}": Protocol(
+        {"layout": "mnist", "per_client": images, "test": 500}, clients=6, rounds=12, training={"local_steps": 5}
+    )
+    for images in (100, 900)
+}
+"""The probe, which takes 5 steps of 300 images a round, with other numbers of images a client."""
+PROTOCOLS |= SIZES
 
 RATE = {"options.ppidsg.generator_lr": 1e-3}
 """The repair that a probe found: five times the published learning rate of G and D."""
@@ -183,6 +194,7 @@ class Cell:
         if self.partition == "dirichlet":
             data |= {"partition": "dirichlet", "alpha": 0.5}
         values = {"data": data, "clients": protocol.clients, "rounds": protocol.rounds, "seed": self.seed, "record": []}
+        values["training"] = protocol.training
         settings = [f"{path}={json.dumps(value)}" for path, value in self.changes]
         return resolve(FederationConfig, override(values, settings), self.key)
 
@@ -198,6 +210,7 @@ def grid(seeds: int) -> list[Cell]:
         for table in (OPTIONS, REPAIRS, UNLIKE)
     )
     fixed = dict(list(unlike.items())[:1])
+    of_size = {name: CORE[name] for name in ("none", "local", "ppidsg, repaired")}
     cells = []
     for seed in range(seeds):
         for partition in ("iid", "dirichlet"):
@@ -205,6 +218,7 @@ def grid(seeds: int) -> list[Cell]:
             if partition == "iid":
                 rows += [("cifar10", repairs), ("probe", CORE), ("probe", options), ("mnist", FEDCG)]
                 rows += [("mnist", fixed), ("cifar10", fixed)]
+                rows += [(size, of_size) for size in SIZES]
             else:
                 rows += [("mnist", unlike), ("cifar10", unlike)]
             rows += [("mnist", DEFENCES), ("cifar10", DEFENCES)]
@@ -278,17 +292,48 @@ def tables(cells: list[Cell], results: Path) -> list[str]:
         head = ["cell", "seeds", "accuracy %", "min", "max", "own mix", f"after {half} rounds", "MB up"]
         head += ["probe on G(x) %", "L1 to scramble(x)", "told from scramble(x') %"]
         lines = [head, ["---"] * len(head)]
-        for name, results in rows.items():
-            figures = [np.mean([r["accuracy"][k] for r in results]) for k in ("mean", "min", "max", "own_distribution")]
-            figures.append(np.mean([r["rounds"][half - 1]["mean"] for r in results]))
-            line = [name, str(len(results)), *(f"{figure:.1f}" for figure in figures)]
-            line.append(f"{results[0]['bytes_up_per_client_round'] / 1e6:.1f}")
-            released = [r["generator"] for r in results if r.get("generator")]
+        for name, played in rows.items():
+            figures = [np.mean([r["accuracy"][k] for r in played]) for k in ("mean", "min", "max", "own_distribution")]
+            figures.append(np.mean([r["rounds"][half - 1]["mean"] for r in played]))
+            line = [name, str(len(played)), *(f"{figure:.1f}" for figure in figures)]
+            line.append(f"{played[0]['bytes_up_per_client_round'] / 1e6:.1f}")
+            released = [r["generator"] for r in played if r.get("generator")]
             for key, digits in (("probe", 1), ("l1", 2), ("two_sample", 1)):
                 line.append(f"{np.mean([g[key] for g in released]):.{digits}f}" if released else "")
             lines.append(line)
         title = f"{data}, {partition}: {protocol.clients} clients x {protocol.data['per_client']} images, "
         title += f"{protocol.data['test']} test images, {protocol.rounds} rounds; means over clients and seeds"
+        made.append(title + "\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines))
+    return made
+
+
+def curves(cells: list[Cell], results: Path) -> list[str]:
+    """Markdown tables of the core's accuracy after some rounds, and of its distance from averaging and from no sharing.
+
+    Args:
+        cells: The grid.
+        results: Folder of the finished cells.
+    """
+    found: dict[tuple[str, str], dict[str, list[list[float]]]] = defaultdict(lambda: defaultdict(list))
+    named = [*CORE, *UNLIKE, *REPAIRS]
+    for cell in cells:
+        path = results / f"{cell.key}.json"
+        if cell.name in named and path.exists():
+            rounds = json.loads(path.read_text(encoding="utf-8"))["rounds"]
+            found[cell.data, cell.partition][cell.name].append([score["mean"] for score in rounds])
+    made = []
+    for (data, partition), rows in found.items():
+        protocol, means = PROTOCOLS[data], {name: np.mean(curve, axis=0) for name, curve in rows.items()}
+        if not {"none", "local"} <= means.keys():
+            continue
+        shown = [number for number in (1, 2, 4, 6, 8, 10, 12) if number <= protocol.rounds]
+        head = ["cell", "seeds", *(f"after {number}" for number in shown), "less none", "less local"]
+        lines = [head, ["---"] * len(head)]
+        for name in sorted(means, key=named.index):
+            curve = means[name]
+            line = [name, str(len(rows[name])), *(f"{curve[number - 1]:.1f}" for number in shown)]
+            lines.append([*line, *(f"{curve[-1] - means[other][-1]:+.1f}" for other in ("none", "local"))])
+        title = f"{data}, {partition}, {protocol.data['per_client']} images a client: accuracy % by rounds"
         made.append(title + "\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines))
     return made
 
@@ -320,7 +365,7 @@ def main() -> None:
                 continue
             args.results.mkdir(parents=True, exist_ok=True)
             write_json(path, found)
-    for table in tables(cells, args.results):
+    for table in [*tables(cells, args.results), *curves(cells, args.results)]:
         console.print(table + "\n", markup=False, soft_wrap=True, highlight=False)
     done = sum((args.results / f"{cell.key}.json").exists() for cell in cells)
     say(f"{done} of {len(cells)} cells are finished")
