@@ -1,6 +1,6 @@
 """Why does no search find the pictures behind PPIDSG's generator? Its gradient, of one picture, with everything known.
 
-    python benchmarks/generator_inversion.py --data DIR    # DIR holds the folder mnist; half an hour of a core
+    python benchmarks/generator_inversion.py --data DIR    # DIR holds the folder mnist; some ten minutes of a core
     python benchmarks/generator_inversion.py --print       # tables from the committed figures
 
 Public pictures of MNIST, a fresh generator as the first round broadcasts it, and one step on one picture: the easiest
@@ -100,9 +100,15 @@ class Attacker:
         secret = Secret(rng_for(0, 1, number).bytes(SECRET_BYTES))
         cipher = cipher_of(self.options, secret, secret)
         self.client = PPIDSGClient(
-            pictures[:1], labels[:1], CLASSES, cipher, secret.derive(b"key"), self.options,
-            training=Training(local_steps=1), seed=number,
-        )  # fmt: skip
+            pictures[:1],
+            labels[:1],
+            CLASSES,
+            cipher,
+            secret.derive(b"key"),
+            self.options,
+            training=Training(local_steps=1),
+            seed=number,
+        )
         # Everybody has the G that was broadcast.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -113,9 +119,7 @@ class Attacker:
         """What makes gradients of G, of pictures and class probabilities."""
         head = nn.Sequential(self.client.extractor, self.client.classifier)
         scramble = partial(scrambled, self.table)
-        return generator_gradient(
-            self.client.generator, self.client.discriminator, head, scramble, semantic, classes
-        )  # fmt: skip
+        return generator_gradient(self.client.generator, self.client.discriminator, head, scramble, semantic, classes)
 
 
 def _reset(layer: nn.Module) -> None:
@@ -220,9 +224,16 @@ def measure(folder: Path, advance: Callable[[], None]) -> dict[str, Any]:
         for spread in STARTS:
             begin = with_noise(x, spread, row)
             ended = cosine_inversion(
-                gradient, seen[row], (1, *x.shape[1:]), labels, CLASSES,
-                steps=STEPS, lr=0.01, smoothness=0, start=begin[0],
-            )  # fmt: skip
+                gradient,
+                seen[row],
+                (1, *x.shape[1:]),
+                labels,
+                CLASSES,
+                steps=STEPS,
+                lr=0.01,
+                smoothness=0,
+                start=begin[0],
+            )
             note("search", f"from the true picture and noise {spread}", float(psnr(ended.pictures, x)))
             advance()
         note(
@@ -237,9 +248,7 @@ def measure(folder: Path, advance: Callable[[], None]) -> dict[str, Any]:
     for row in attacked:
         note("search", "learned on other pictures", float(psnr(back[row : row + 1], inputs[row : row + 1])))
         note("search", "the mean picture", float(psnr(mean, inputs[row : row + 1])))
-    return {
-        table: {name: mean_interval(values, 0) for name, values in rows.items()} for table, rows in found.items()
-    }  # fmt: skip
+    return {table: {name: mean_interval(values, 0) for name, values in rows.items()} for table, rows in found.items()}
 
 
 def _alike(labels: Tensor, row: int, others: Rows) -> list[int]:
