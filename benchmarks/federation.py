@@ -7,11 +7,13 @@
 CIFAR-10, 1,000 test images, 10 rounds of one local epoch, batch 64. PPIDSG's options are compared under a smaller one
 (``probe``: MNIST, 6 clients x 300 images, 500 test images, 12 rounds), a third of the work a cell; ``probe-100`` and
 ``probe-900`` are the same with other numbers of images and as many steps. Every cell has the
-same partition, first weights and order of images for its seed, but for what its name says. A finished cell is one
-JSON in ``benchmarks/results/federation/``: config, accuracy of every client after every round, seconds, date,
-machine; for methods that release a generator also what is left of "image distribution sharing": how far G(x) is from
-scramble(x), and what a linear probe on G(x) can tell. A cell that is cut off goes on from its last finished round
-(``runs/federation/<cell>``). Cells run on one core each: start the command once per core, and they share the grid.
+same partition, first weights and order of images for its seed, but for what its name says; those before 2026-11-28,
+which note no ``secret``, had secrets of chance, and with them other ciphers and other starts of C and of a keyed F.
+A finished cell is one JSON in ``benchmarks/results/federation/``: config, accuracy of every client after every round,
+seconds, date, machine; for methods that release a generator also what is left of "image distribution sharing": how far
+G(x) is from scramble(x), and what a linear probe on G(x) can tell. A cell that is cut off goes on from its last
+finished round (``runs/federation/<cell>``). Cells run on one core each: start the
+command once per core, and they share the grid.
 """
 
 from __future__ import annotations
@@ -33,10 +35,12 @@ import torch
 from veilmark.federation.config import FederationConfig
 from veilmark.federation.generator_measures import measure_generator
 from veilmark.federation.runs import run_federation
+from veilmark.ppidsg.secret import SECRET_BYTES, Secret
 from veilmark.run.config import override, resolve
 from veilmark.run.devices import choose_device
 from veilmark.run.folder import RunError, RunFolder, write_json
 from veilmark.run.progress import console, say
+from veilmark.run.seeds import rng_for
 
 RESULTS = Path(__file__).parent / "results" / "federation"
 RUNS = Path("runs/federation")
@@ -241,7 +245,7 @@ def play_cell(cell: Cell, data: Path, device: torch.device) -> dict[str, Any]:
     """
     config = cell.config()
     run = RunFolder(RUNS / cell.key)
-    secrets = RUNS / "secrets"
+    secrets = secrets_of_seed(config.seed, config.clients)
     with run.hold():
         resume = (run.path / "config.yaml").exists()
         run_federation(config, data / config.data.layout, run, secrets=secrets, resume=resume, device=str(device))
@@ -260,10 +264,29 @@ def play_cell(cell: Cell, data: Path, device: torch.device) -> dict[str, Any]:
             "peak_rss_mb": summary["peak_rss_mb"],
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
             "machine": machine(device),
+            "secret": Secret.load(secrets / "federation.key").check(),
         }
         if config.method == "ppidsg":
             found["generator"] = measure_generator(config, data / config.data.layout, run.path, secrets)
     return found
+
+
+def secrets_of_seed(seed: int, clients: int) -> Path:
+    """A folder of secrets that depend on the seed alone: the cipher, and where C and F start, are the same anywhere.
+
+    For cells only: a secret that a config tells is none.
+
+    Args:
+        seed: Of the cell.
+        clients: How many have one.
+    """
+    folder = RUNS / f"secrets-s{seed}"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for place, name in enumerate(("federation", *(f"client-{number}" for number in range(clients)))):
+        file = folder / f"{name}.key"
+        if not file.exists():
+            Secret(rng_for(seed, 90, place).bytes(SECRET_BYTES)).save(file)
+    return folder
 
 
 def machine(device: torch.device) -> str:
@@ -290,16 +313,18 @@ def tables(cells: list[Cell], results: Path) -> list[str]:
         protocol = PROTOCOLS[data]
         half = protocol.rounds // 2
         head = ["cell", "seeds", "accuracy %", "min", "max", "own mix", f"after {half} rounds", "MB up"]
-        head += ["probe on G(x) %", "L1 to scramble(x)", "told from scramble(x') %"]
+        head += ["probe on G(x) %", "key head on G(x) %", "L1 to scramble(x)", "told from scramble(x') %"]
         lines = [head, ["---"] * len(head)]
         for name, played in rows.items():
             figures = [np.mean([r["accuracy"][k] for r in played]) for k in ("mean", "min", "max", "own_distribution")]
             figures.append(np.mean([r["rounds"][half - 1]["mean"] for r in played]))
             line = [name, str(len(played)), *(f"{figure:.1f}" for figure in figures)]
             line.append(f"{played[0]['bytes_up_per_client_round'] / 1e6:.1f}")
-            released = [r["generator"] for r in played if r.get("generator")]
-            for key, digits in (("probe", 1), ("l1", 2), ("two_sample", 1)):
-                line.append(f"{np.mean([g[key] for g in released]):.{digits}f}" if released else "")
+            # The key head is in cells since 2026-11-28; where head and F are fixed it is what clients have.
+            released = [{**_fixed_head(r), **r["generator"]} for r in played if r.get("generator")]
+            for key, digits in (("probe", 1), ("key_head", 1), ("l1", 2), ("two_sample", 1)):
+                known = [g[key] for g in released if key in g]
+                line.append(f"{np.mean(known):.{digits}f}" if known else "")
             lines.append(line)
         title = f"{data}, {partition}: {protocol.clients} clients x {protocol.data['per_client']} images, "
         title += f"{protocol.data['test']} test images, {protocol.rounds} rounds; means over clients and seeds"
@@ -307,35 +332,51 @@ def tables(cells: list[Cell], results: Path) -> list[str]:
     return made
 
 
+def _fixed_head(cell: dict[str, Any]) -> dict[str, float]:
+    """The accuracy behind the released G of F and C as the secret starts them, where clients have no others."""
+    options = cell["config"]["options"].get("ppidsg", {})
+    fixed = options.get("head") == "fixed" and options.get("extractor") in ("fixed", "none")
+    return {"key_head": cell["accuracy"]["mean"]} if fixed else {}
+
+
 def curves(cells: list[Cell], results: Path) -> list[str]:
-    """Markdown tables of the core's accuracy after some rounds, and of its distance from averaging and from no sharing.
+    """Markdown tables of the core's accuracy after some rounds, and its distance by seed from averaging and no sharing.
 
     Args:
         cells: The grid.
         results: Folder of the finished cells.
     """
-    found: dict[tuple[str, str], dict[str, list[list[float]]]] = defaultdict(lambda: defaultdict(list))
+    found: dict[tuple[str, str], dict[str, dict[int, list[float]]]] = defaultdict(lambda: defaultdict(dict))
     named = [*CORE, *UNLIKE, *REPAIRS]
     for cell in cells:
         path = results / f"{cell.key}.json"
         if cell.name in named and path.exists():
             rounds = json.loads(path.read_text(encoding="utf-8"))["rounds"]
-            found[cell.data, cell.partition][cell.name].append([score["mean"] for score in rounds])
+            found[cell.data, cell.partition][cell.name][cell.seed] = [score["mean"] for score in rounds]
     made = []
     for (data, partition), rows in found.items():
-        protocol, means = PROTOCOLS[data], {name: np.mean(curve, axis=0) for name, curve in rows.items()}
-        if not {"none", "local"} <= means.keys():
+        protocol = PROTOCOLS[data]
+        if not {"none", "local"} <= rows.keys():
             continue
         shown = [number for number in (1, 2, 4, 6, 8, 10, 12) if number <= protocol.rounds]
         head = ["cell", "seeds", *(f"after {number}" for number in shown), "less none", "less local"]
         lines = [head, ["---"] * len(head)]
-        for name in sorted(means, key=named.index):
-            curve = means[name]
+        for name in sorted(rows, key=named.index):
+            curve = np.mean(list(rows[name].values()), axis=0)
             line = [name, str(len(rows[name])), *(f"{curve[number - 1]:.1f}" for number in shown)]
-            lines.append([*line, *(f"{curve[-1] - means[other][-1]:+.1f}" for other in ("none", "local"))])
+            lines.append([*line, *(_apart(rows[name], rows[other]) for other in ("none", "local"))])
         title = f"{data}, {partition}, {protocol.data['per_client']} images a client: accuracy % by rounds"
         made.append(title + "\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines))
     return made
+
+
+def _apart(one: dict[int, list[float]], other: dict[int, list[float]]) -> str:
+    """Points after the last round between two cells of a seed: the mean, and by seed from the least to the most."""
+    apart = [one[seed][-1] - other[seed][-1] for seed in one if seed in other]
+    if not apart:
+        return ""
+    span = f" ({min(apart):+.1f} to {max(apart):+.1f})" if len(apart) > 1 else ""
+    return f"{np.mean(apart):+.1f}{span}"
 
 
 def main() -> None:

@@ -144,7 +144,7 @@ def detect(
 def train(
     recipe: Annotated[str, typer.Argument(help="A packaged recipe, e.g. dhln-ytf68.", show_default=False)],
     data: Data,
-    out: Annotated[Path | None, typer.Option(help="Run folder; runs/<recipe> by default.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; runs/RECIPE by default.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Change a value: --set schedule.epochs=3. Repeatable.")
     ] = None,
@@ -279,7 +279,7 @@ def transfer(
     finder: Finder = FinderName.haar,
     finder_weights: FinderWeights = None,
     sheet: Annotated[
-        bool, typer.Option("--sheet", help="Write <out>-sheet.png, too: A, A hallucinated, the painting, B.")
+        bool, typer.Option("--sheet", help="Write OUT-sheet.png, too: A, A hallucinated, the painting, B.")
     ] = False,
     device: Device = "auto",
     debug: Debug = False,
@@ -374,7 +374,7 @@ def federate(
         Path | None,
         typer.Option(help="Folder of the secrets, made if missing; OUT.secrets by default.", show_default=False),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder; runs/<recipe>-<method> by default.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; runs/RECIPE-METHOD by default.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last finished round.")] = False,
     device: Device = "cpu",
     debug: Debug = False,
@@ -403,7 +403,7 @@ def federate(
         folder = out or Path("runs/federate")
         if task is TaskName.landmarks:
             folder = out or Path("runs/landmarks")
-        runs = first_look(folder, settings, engine.value, resume, device, task.value)
+        runs = first_look(folder, settings, engine.value, resume, device, task.value, secrets)
         for run in runs:
             write_federation_report(run)
         console.print(comparison_table(compare_runs(runs)))
@@ -448,7 +448,7 @@ def export_client(
         Path | None, typer.Option(help="Folder of the run's secrets; beside the run by default.", show_default=False)
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="The new weight folder; RUN/weights-<client> by default.", show_default=False)
+        Path | None, typer.Option(help="The new weight folder; RUN/weights-CLIENT by default.", show_default=False)
     ] = None,
     debug: Debug = False,
 ) -> None:

@@ -339,6 +339,18 @@ def test_a_first_look_compares_three_methods(verb, tmp_path):
         assert method in page
 
 
+def test_a_first_look_takes_no_method_and_other_secrets(verb, tmp_path):
+    code, text = verb("federate", "--set", "method=fedcg", "--out", tmp_path / "look")
+    assert code == 1
+    assert "a first look plays the methods none, local, ppidsg" in text
+    assert not (tmp_path / "look").exists()
+    small = ("--clients", 2, "--rounds", 1, *SMALL)
+    code, text = verb("federate", *small, "--out", tmp_path / "look", "--secrets", tmp_path / "mine")
+    assert code == 0, text
+    assert (tmp_path / "mine/federation.key").exists()
+    assert not (tmp_path / "look/secrets").exists()
+
+
 def test_a_first_look_at_landmarks_is_audited_and_a_detector_goes_home(verb, tmp_path, monkeypatch):
     monkeypatch.setattr(
         audits,

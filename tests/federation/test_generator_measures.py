@@ -1,5 +1,7 @@
 """Figures of a released generator: controls at both ends."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -43,5 +45,15 @@ def test_figures_of_a_run(tmp_path):
     # A generator of two steps is not the cipher, and pictures of digits tell their class.
     assert 0.1 < found["l1"] < 2
     assert found["probe_x"] > found["chance"] + 20
+    assert 0 <= found["key_head"] <= 100
     with pytest.raises(ConfigError, match="releases no generator"):
         measure_generator(config("none"), None, run.path, secrets)
+
+
+def test_the_key_head_is_what_clients_have_whose_heads_are_fixed(tmp_path):
+    run, secrets = RunFolder(tmp_path / "run"), tmp_path / "secrets"
+    made = config("ppidsg").model_copy(update={"options": {"ppidsg": {"head": "fixed", "extractor": "fixed"}}})
+    with run.hold():
+        run_federation(made, None, run, secrets=secrets)
+    accuracy = json.loads((run.path / "summary.json").read_text())["accuracy"]
+    assert measure_generator(made, None, run.path, secrets)["key_head"] == pytest.approx(accuracy["mean"])

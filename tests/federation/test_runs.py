@@ -9,10 +9,11 @@ import torch
 from tiny_federations import config, play
 from veilmark.federation import engine, runs
 from veilmark.federation.messages import Update
-from veilmark.federation.transcript import Transcript, TranscriptError
+from veilmark.federation.transcript import CHAIN, Transcript, TranscriptError
 from veilmark.run.checkpoints import read_tensors
 from veilmark.run.errors import ConfigError, VeilmarkError
 from veilmark.run.folder import RunError, RunFolder
+from veilmark.run.memory import forget_peak, give_back, peak_rss_mb
 
 
 def without_time(records):
@@ -103,6 +104,51 @@ def test_other_secrets_are_refused(tmp_path):
     play(tmp_path / "run")
     with pytest.raises(RunError, match=r"federation\.key is not the secret"):
         play(tmp_path / "run", resume=True, secrets=tmp_path / "others")
+
+
+def test_secrets_in_the_run_folder_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"--secrets .*run/keys lies in the run folder"):
+        play(tmp_path / "run", secrets=tmp_path / "run/keys")
+    assert not (tmp_path / "run/keys").exists()
+
+
+@pytest.mark.parametrize(("part", "option"), [("extractor", "extractor"), ("classifier", "head")])
+def test_a_network_as_the_secret_says_is_not_kept(tmp_path, part, option):
+    changes = {f"options__ppidsg__{option}": "fixed"}
+    run = play(tmp_path / "run", config(method="ppidsg", **changes))
+    kept = read_tensors(run.path / "clients/client-0/round-0002.safetensors")[0]
+    assert not [name for name in kept if name.startswith(f"{part}.")]
+    other = {"extractor": "classifier", "classifier": "extractor"}[part]
+    assert [name for name in kept if name.startswith(f"{other}.")]
+
+
+def test_half_a_line_of_a_killed_run_is_forgotten(tmp_path):
+    made = config(rounds=1, record="all")
+    run = play(tmp_path / "run", made)
+    chain = run.path / "transcript" / CHAIN
+    whole = chain.read_text()
+    chain.write_text(whole + '{"file": "round-0002/bro')
+    play(tmp_path / "run", made, resume=True)
+    assert chain.read_text() == whole
+
+
+def test_a_chain_that_lost_finished_rounds_is_refused(tmp_path):
+    made = config(rounds=1, record="all")
+    run = play(tmp_path / "run", made)
+    chain = run.path / "transcript" / CHAIN
+    chain.write_text(chain.read_text()[:-20])
+    with pytest.raises(TranscriptError, match=r"chain\.jsonl, line 4 is damaged"):
+        play(tmp_path / "run", made, resume=True)
+
+
+def test_memory_is_of_this_run(tmp_path):
+    ballast = torch.ones(100_000_000)
+    forget_peak()
+    with_ballast = peak_rss_mb()
+    del ballast
+    give_back()
+    summary = json.loads((play(tmp_path / "run").path / "summary.json").read_text())
+    assert summary["peak_rss_mb"] < with_ballast - 200
 
 
 def test_only_the_named_rounds_are_recorded(tmp_path):
@@ -224,6 +270,9 @@ def test_a_round_goes_on_without_those_that_fail(tmp_path, bench):
         ({"options__ppidgs__head": "key"}, "options.ppidgs: no method"),
         ({"method": "ppidsg", "options__ppidsg__block": 16}, "no whole number of blocks"),
         ({"record": [3]}, "record = 3"),
+        ({"options__ppidsg__block": 3}, r"options\.ppidsg\.block = 3: no side of a block; known: 2, 4, 8, 16"),
+        ({"method": "ppidsg", "training__optimizer": "adamw"}, r"training\.optimizer = adamw.* method ppidsg trains"),
+        ({"method": "fedcg", "training__clip": 1.0}, r"training\.clip = 1\.0: method fedcg"),
     ],
 )
 def test_bad_settings_are_refused_before_any_work(tmp_path, changes, words):
@@ -241,6 +290,8 @@ def test_bad_settings_are_refused_before_any_work(tmp_path, changes, words):
         ({"rounds": 0}, "rounds = 0"),
         ({"clients_": 3}, "unknown key 'clients_'"),
         ({"data__partition": "even"}, "known: iid, dirichlet"),
+        ({"record": "last"}, r"record = 'last': rounds stand in a list, e\.g\. record=\[last\]"),
+        ({"data__head_widths": [0, 8]}, "data.head_widths.0 = 0"),
     ],
 )
 def test_bad_values_are_named(changes, words):

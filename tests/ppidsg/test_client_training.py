@@ -195,7 +195,7 @@ def test_a_few_pictures_at_a_time_are_the_batch(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("count", "side", "expected"), [(64, 28, 1), (64, 32, 2), (128, 32, 3), (1, 28, 1), (3, 400, 3), (0, 28, 0)]
+    ("count", "side", "expected"), [(64, 28, 2), (64, 32, 3), (128, 32, 6), (1, 28, 1), (3, 400, 3), (0, 28, 0)]
 )
 def test_pieces_of_a_batch(count, side, expected):
     assert client_training.pieces(torch.empty(count, 1, side, side, device="meta")) == expected

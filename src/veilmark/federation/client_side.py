@@ -15,6 +15,7 @@ from veilmark.federation.methods.method import Client, ClientView, Method, Secre
 from veilmark.federation.tasks.task import Data, Task
 from veilmark.ppidsg.secret import Secret
 from veilmark.run.checkpoints import Tensors, read_tensors, write_tensors
+from veilmark.run.memory import give_back
 
 
 class SecretFolder:
@@ -118,6 +119,8 @@ class ClientSide:
         client = self.built(number, round_number - 1)
         update = client.train_round(broadcast, round_number - 1)
         self._memory(number).save(round_number, client.state())
+        del client
+        give_back()
         return update
 
     def score(self, number: int, broadcast: Tensors, round_number: int) -> dict[str, list[float]]:
@@ -126,6 +129,7 @@ class ClientSide:
             answers = self.built(number, round_number).predict(broadcast, self.task.test_inputs)
         else:
             answers = self._same_for_all(number, broadcast, round_number)
+        give_back()
         return self.task.score(answers, self.owners[number])
 
     def _same_for_all(self, number: int, broadcast: Tensors, round_number: int) -> Tensor:

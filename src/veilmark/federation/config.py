@@ -53,6 +53,13 @@ class FederationConfig(BaseModel):
             raise ValueError(f"no method of that name; known: {', '.join(METHODS)}")
         return method
 
+    @field_validator("record", mode="before")
+    @classmethod
+    def _record(cls, record: Any) -> Any:
+        if isinstance(record, str) and record != "all":
+            raise ValueError("rounds stand in a list, e.g. record=[last] or record=[1,5]; or all")
+        return record
+
     def made_method(self) -> Method[Any]:
         """The method, with its options.
 
@@ -67,6 +74,12 @@ class FederationConfig(BaseModel):
         if self.task not in kind.tasks:
             fitting = ", ".join(name for name, other in METHODS.items() if self.task in other.tasks)
             raise ConfigError(f"method {self.method} does not learn the task {self.task}; these do: {fitting}")
+        if kind.plain_sgd and (self.training.optimizer != "sgd" or self.training.clip):
+            raise ConfigError(
+                f"training.optimizer = {self.training.optimizer}, training.clip = {self.training.clip}: method "
+                f"{self.method} trains by plain SGD beside optimisers of its own, and they would change nothing; leave "
+                "them out"
+            )
         return kind(_checked(self.method, self.options.get(self.method, {})))
 
     def recorded(self) -> list[int]:
@@ -116,4 +129,6 @@ def _checked(name: str, values: dict[str, Any]) -> BaseModel:
         if problem["type"] == "extra_forbidden":
             allowed = ", ".join(sorted(model.model_fields)) or "none"
             raise ConfigError(f"options.{name}: unknown key {key!r}; allowed: {allowed}") from None
-        raise ConfigError(f"options.{name}.{key} = {problem['input']!r}: {problem['msg']}") from None
+        raise ConfigError(
+            f"options.{name}.{key} = {problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}"
+        ) from None

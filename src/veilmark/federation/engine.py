@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -210,13 +208,6 @@ class Rounds:
             self.server.load_state(read_tensors(_checkpoint(self.run, last))[0])
         self.run.keep_log(last)
         return last
-
-
-def peak_rss_mb() -> float:
-    """The largest resident memory so far, of this process or of any that it has waited for, in megabytes."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    used = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return round(used * unit / 1e6, 1)
 
 
 def _checkpoint(run: RunFolder, number: int) -> Path:

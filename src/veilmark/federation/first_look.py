@@ -7,6 +7,7 @@ from pathlib import Path
 
 from veilmark.federation.recipes import federation_config, start_federation
 from veilmark.federation.runs import Engine
+from veilmark.run.errors import ConfigError
 from veilmark.run.progress import say
 
 
@@ -39,16 +40,18 @@ def first_look(
     resume: bool = False,
     device: str = "cpu",
     task: str = "classify",
+    secrets: Path | None = None,
 ) -> list[Path]:
     """Plays a task's recipe with each of its methods.
 
     Args:
-        folder: Where the run folders go; their secrets lie beside, in ``secrets``, the same for all.
+        folder: Where the run folders go.
         settings: Changes, ``path.to.key=value`` each.
         engine: ``in-process`` or ``flower``.
         resume: Go on from the last finished rounds.
         device: Where clients compute: ``auto``, ``cpu`` or ``cuda``.
         task: A key of ``LOOKS``.
+        secrets: Folder of the secrets, the same for all; ``secrets`` beside the run folders by default.
 
     Returns:
         The run folders.
@@ -57,12 +60,17 @@ def first_look(
         VeilmarkError: If a setting does not fit, or a folder holds another run.
     """
     look = LOOKS[task]
+    if any(setting.startswith("method=") for setting in settings):
+        raise ConfigError(
+            f"a first look plays the methods {', '.join(look.methods)}; for one method name the recipe, e.g. veilmark "
+            f"federate {look.recipe} --set method={look.methods[-1]}"
+        )
     configs = {
         method: federation_config(look.recipe, [*look.settings, *settings, f"method={method}"])
         for method in look.methods
     }
     for method, config in configs.items():
         say(f"[bold]{method}[/bold]")
-        kept = folder / "secrets"
+        kept = secrets or folder / "secrets"
         start_federation(config, None, folder / method, engine=engine, secrets=kept, resume=resume, device=device)
     return [folder / method for method in look.methods]

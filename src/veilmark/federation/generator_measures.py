@@ -9,14 +9,15 @@ import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_predict
-from torch import Tensor
+from torch import Tensor, nn
 
 from veilmark.federation.client_side import SecretFolder
 from veilmark.federation.config import FederationConfig
 from veilmark.federation.methods.ppidsg import PPIDSGOptions, cipher_of, generator_of
-from veilmark.federation.tasks.classify import load_classify
+from veilmark.federation.tasks.classify import Classify, load_classify
 from veilmark.ppidsg.client_training import to_unit
-from veilmark.ppidsg.networks import Generator
+from veilmark.ppidsg.networks import Classifier, Extractor, Generator, Pixels, feature_count, start_from_secret
+from veilmark.ppidsg.secret import Secret
 from veilmark.run.checkpoints import read_tensors
 from veilmark.run.errors import ConfigError
 
@@ -62,9 +63,10 @@ def measure_generator(config: FederationConfig, data: Path | None, run: Path, se
 
     Returns:
         ``probe``: a linear classifier on G(x), percent; ``probe_x`` and ``probe_scrambled``: the same on x and on
-        scramble(x). ``l1``: mean absolute difference of G(x) and scramble(x), in [0, 2]; ``l1_x``: of x and
-        scramble(x). ``two_sample``: how well G(x) is told from scramble(x') of other images, percent. Empty where
-        nothing is shared.
+        scramble(x). ``key_head``: accuracy in percent of F and C as the common secret starts them, behind G: what
+        somebody has who holds the secret and trains nothing. ``l1``: mean absolute difference of G(x) and scramble(x),
+        in [0, 2]; ``l1_x``: of x and scramble(x). ``two_sample``: how well G(x) is told from scramble(x') of other
+        images, percent. Empty where nothing is shared.
 
     Raises:
         ConfigError: If the method is another.
@@ -85,9 +87,11 @@ def measure_generator(config: FederationConfig, data: Path | None, run: Path, se
     x, y = to_unit(inputs), to_unit(cipher.scramble(inputs, names))
     with torch.inference_mode():
         g = torch.cat([generator(some) for some in torch.split(x, 256)])
+        said = _head_of(options, task, known.federation.derive(b"key"))(g).argmax(dim=1)
     half = len(x) // 2
     return {
         "probe": linear_probe(g, labels),
+        "key_head": 100 * float((said == labels).float().mean()),
         "probe_x": linear_probe(x, labels),
         "probe_scrambled": linear_probe(y, labels),
         "l1": float((g - y).abs().mean()),
@@ -96,3 +100,16 @@ def measure_generator(config: FederationConfig, data: Path | None, run: Path, se
         "test_images": len(x),
         "chance": 100 * float(np.bincount(labels.numpy()).max() / len(labels)),
     }
+
+
+def _head_of(options: PPIDSGOptions, task: Classify, key: Secret) -> nn.Sequential:
+    """F and C where the common secret starts them."""
+    without = options.extractor == "none"
+    extractor = Pixels() if without else Extractor(task.channels)
+    if not without:
+        start_from_secret(extractor, key, "F")
+    classifier = Classifier(
+        feature_count(task.channels, task.side, extractor=not without), len(task.classes), task.head_widths
+    )
+    start_from_secret(classifier, key, "C")
+    return nn.Sequential(extractor, classifier)

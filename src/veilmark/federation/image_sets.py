@@ -220,7 +220,9 @@ def load_image_set(layout: str, data: Path | None, split: Split) -> ImageSet:
     if layout not in LAYOUTS:
         raise ConfigError(f"unknown image set {layout!r}; known: {', '.join(sorted(LAYOUTS))}")
     if data is None and layout not in BUNDLED:
-        raise ConfigError(f"image set {layout!r} is read from a folder, and none is given; name it, or use digits")
+        raise ConfigError(
+            f"image set {layout!r} is read from a folder, and none is given; give it with --data, or use digits"
+        )
     if data is not None and layout in BUNDLED:
         raise ConfigError(f"{layout} is bundled and reads no folder, but {data} is given; name that folder's layout")
     return LAYOUTS[layout](Path(data or "."), split)

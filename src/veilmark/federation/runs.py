@@ -14,7 +14,7 @@ import torch
 from veilmark import __version__
 from veilmark.federation.client_side import ClientSide, SecretFolder
 from veilmark.federation.config import FederationConfig
-from veilmark.federation.engine import InProcess, Rounds, peak_rss_mb
+from veilmark.federation.engine import InProcess, Rounds
 from veilmark.federation.methods.method import Secrets, ServerView
 from veilmark.federation.samples import write_samples
 from veilmark.federation.tasks.loading import load_task
@@ -24,6 +24,7 @@ from veilmark.run.config import dump
 from veilmark.run.devices import choose_device
 from veilmark.run.errors import ConfigError
 from veilmark.run.folder import RunError, RunFolder, write_json
+from veilmark.run.memory import forget_peak, give_back, peak_rss_mb
 from veilmark.run.progress import progress_bar, say
 
 Engine = Literal["in-process", "flower"]
@@ -60,16 +61,23 @@ def run_federation(
         DataError: If a file of the data is missing or damaged.
         RunError: If the folder holds another run, or the secrets are not those of the first start.
     """
+    forget_peak()
     method = config.made_method()
     computes = _flower_device(device) if engine == "flower" else choose_device(device)
     recorded = config.recorded()
     task, owners, partition, skipped = load_task(config, data)
     server = method.server(ServerView(task, config.clients, config.rounds, config.seed, config.training))
     secret_folder = SecretFolder(secrets or run.path.with_name(run.path.name + ".secrets"))
+    if secret_folder.path.resolve().is_relative_to(run.path.resolve()):
+        raise ConfigError(
+            f"--secrets {secret_folder.path} lies in the run folder {run.path}, which may be shown to others; choose a "
+            "folder beside it"
+        )
     side = ClientSide(config, method, task, owners, secret_folder, run.path / "clients", computes)
     needed = forecast(server.broadcast(), server.declared(), config.clients, len(recorded))
     # A client that cannot be built (a block that does not fit, for example) is found now, not in the first round.
     method.client(side.view(0, Secrets(Secret.generate(), Secret.generate())))
+    give_back()
     if not (run.path / "config.yaml").exists():
         check_room(run.path, needed)
     run.start(dump(config), resume)
@@ -111,7 +119,7 @@ def run_federation(
         "bytes_up_per_client_round": server.declared().size(),
         "bytes_down_per_client_round": records[-1]["bytes_down"] // config.clients,
         "seconds": round(sum(record["seconds"] for record in records), 3),
-        "peak_rss_mb": peak_rss_mb(),
+        "peak_rss_mb": peak_rss_mb(children=engine == "flower"),
         "torch_threads": torch.get_num_threads(),
         "test_images": len(task.test_inputs),
         "classes": partition["classes"],

@@ -70,17 +70,45 @@ class Transcript:
         Args:
             manifest: Public config, architecture, declared tensors and metrics.
             last_round: Finished rounds, 0 for a new run.
+
+        Raises:
+            TranscriptError: If the chain is damaged where finished rounds stand.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         os.chmod(self.path, 0o700)
         if not last_round:
             write_json(self.path / "manifest.json", {"version": VERSION, **manifest})
             write_text(self.path / CHAIN, self._line("manifest.json", _START) + "\n")
-        kept = [line for line in self._lines() if _round_of(json.loads(line)["file"]) <= last_round]
+        kept = self._finished_lines(last_round)
         write_text(self.path / CHAIN, "".join(line + "\n" for line in kept))
         for folder in self.path.glob("round-*"):
             if _round_of(folder.name + "/") > last_round:
                 shutil.rmtree(folder)
+
+    def _finished_lines(self, last_round: int) -> list[str]:
+        """The chain's lines of the manifest and of finished rounds."""
+        kept: list[str] = []
+        lines = self._lines()
+        for number, line in enumerate(lines, 1):
+            try:
+                file = json.loads(line)["file"]
+            except (json.JSONDecodeError, KeyError, TypeError):
+                # A run that is killed may leave half a line, the last one, of a round that it had not finished.
+                if number == len(lines) and not self._unnamed(kept, last_round):
+                    break
+                raise TranscriptError(
+                    f"{self.path / CHAIN}, line {number} is damaged, and finished rounds cannot be trusted from there "
+                    "on; begin anew with another --out"
+                ) from None
+            if _round_of(file) <= last_round:
+                kept.append(line)
+        return kept
+
+    def _unnamed(self, lines: list[str], last_round: int) -> set[str]:
+        """Files of finished rounds that no line names."""
+        there = {path.relative_to(self.path).as_posix() for path in self.path.glob("round-*/*.safetensors")}
+        named = {json.loads(line)["file"] for line in lines}
+        return {file for file in there - named if _round_of(file) <= last_round}
 
     def add_broadcast(self, round_number: int, tensors: Tensors) -> None:
         """Records what was sent to every client; rounds count from 1."""

@@ -202,15 +202,18 @@ class DPSGD(Method[DPSGDOptions]):
         if find_spec("opacus") is None:
             raise ConfigError("method dpsgd: Opacus is not installed; pip install 'veilmark[federation]'")
         network = view.task.network(view.seed)
-        _check_size(network)
+        _check_size(network, view.task.name)
         return FedAvgServer(network.state_dict(), ("epsilon", "stopped"))
 
 
-def _check_size(network: nn.Module) -> None:
+def _check_size(network: nn.Module, task: str) -> None:
     count = sum(parameter.numel() for parameter in network.parameters())
     if count > LARGEST_NETWORK:
+        remedy = {
+            "classify": "a smaller head: --set 'data.head_widths=[128, 64]'",
+            "landmarks": "narrower streams: --set 'data.network.structure_widths=[48, 64]'",
+        }[task]
         raise ConfigError(
             f"method dpsgd: the network has {count:,} parameters, and a gradient is kept for each example; at most "
-            f"{LARGEST_NETWORK:,} fit. Take a smaller head: --set 'data.head_widths=[128, 64]'; or narrower streams: "
-            "--set 'data.network.structure_widths=[48, 64]'"
+            f"{LARGEST_NETWORK:,} fit. Take {remedy}"
         )

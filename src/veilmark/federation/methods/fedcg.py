@@ -280,6 +280,7 @@ class FedCG(Method[FedCGOptions]):
     summary = "a generator of features and the classifier's head"
     source = "Wu et al. 2022, IJCAI, arXiv 2111.08211"
     tasks = ("classify",)
+    plain_sgd = True
     model = FedCGOptions
 
     @property

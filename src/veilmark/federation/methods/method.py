@@ -215,6 +215,8 @@ class Method(ABC, Generic[Options]):
     """Tasks that it can learn."""
     model: ClassVar[type[BaseModel]] = NoOptions
     """What its options must be."""
+    plain_sgd: ClassVar[bool] = False
+    """Whether ``training.optimizer`` and ``training.clip`` have no say in how it trains."""
 
     def __init__(self, options: Options) -> None:
         self.options = options

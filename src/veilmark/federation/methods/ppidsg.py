@@ -22,7 +22,7 @@ from veilmark.federation.methods.fedavg import FedAvgServer
 from veilmark.federation.methods.method import Client, ClientView, Method, Server, ServerView
 from veilmark.federation.methods.release import client_epsilon, private_rng, released
 from veilmark.federation.tasks.classify import Classify
-from veilmark.ppidsg.cipher import STEPS, Cipher
+from veilmark.ppidsg.cipher import BLOCKS, STEPS, Cipher
 from veilmark.ppidsg.client_training import ClientConfig, PPIDSGClient, to_bytes, to_unit
 from veilmark.ppidsg.networks import Discriminator, Generator
 from veilmark.ppidsg.secret import Secret
@@ -59,6 +59,13 @@ class PPIDSGOptions(ClientConfig):
     share: tuple[str, ...] = Field(default=("generator",))
     clip: float | None = Field(None, gt=0)
     noise: float = Field(0.0, ge=0)
+
+    @field_validator("block")
+    @classmethod
+    def _block(cls, block: int) -> int:
+        if block not in BLOCKS:
+            raise ValueError(f"no side of a block; known: {', '.join(map(str, BLOCKS))}")
+        return block
 
     @field_validator("without")
     @classmethod
@@ -188,6 +195,7 @@ class PPIDSG(Method[PPIDSGOptions]):
     summary = "the generator only; its discriminator too where that is asked for"
     source = "Ma, Yao and Xu 2024, arXiv 2312.10380"
     tasks = ("classify",)
+    plain_sgd = True
     model = PPIDSGOptions
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import torch
@@ -44,7 +44,7 @@ class ClassifyConfig(BaseModel):
     test: int | None = Field(None, ge=1)
     partition: str = "iid"
     alpha: float | None = None
-    head_widths: tuple[int, int] = (4096, 1024)
+    head_widths: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] = (4096, 1024)
 
     @field_validator("layout")
     @classmethod
