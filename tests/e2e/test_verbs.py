@@ -62,6 +62,10 @@ def test_help_teaches(verb):
         code, help_text = verb(name, "--help")
         assert code == 0
         assert f"Example: veilmark {name}" in help_text
+    # Of arguments and of what stands in angle brackets too: pairs of releases lose one or the other.
+    code, help_text = verb("federate", "--help")
+    assert "A packaged recipe, e.g. ppidsg-mnist" in help_text.replace(" │ │ ", " ")
+    assert "runs/RECIPE-METHOD" in help_text.replace("- ", "-")
     assert verb("--version")[1] == __import__("veilmark").__version__
 
 
