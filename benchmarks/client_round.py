@@ -44,6 +44,7 @@ from veilmark.ppidsg.losses import (
 from veilmark.ppidsg.networks import FEATURES, Extractor
 from veilmark.ppidsg.secret import Secret
 from veilmark.run.checkpoints import Tensors
+from veilmark.run.devices import choose_precision
 from veilmark.run.folder import write_json
 from veilmark.run.local_training import Training, sgd
 from veilmark.run.progress import console, progress_bar, say
@@ -65,11 +66,10 @@ WASTE = {
 
 PUBLISHED = "published: all of it, and F as wide as in the published code"
 
-OTHER = {
-    "channels_last": "channels last in memory",
-    "bfloat16": "bfloat16 autocast",
-}
+OTHER = {"channels_last": "channels last in memory"}
 """Other ways to compute the same."""
+
+HALVED = "as the package does it, precision: bf16-mixed"
 
 
 class PublishedExtractor(Extractor):
@@ -101,7 +101,7 @@ class PlainClient(PPIDSGClient):
     """A client whose step is written out, with or without each piece of waste.
 
     Attributes:
-        waste: Keys of ``WASTE`` and ``OTHER``.
+        waste: Keys of ``WASTE`` and ``OTHER``, or ``wide``; ``halved`` for the package's own step in bfloat16.
         parts: CPU-seconds by part of the step.
     """
 
@@ -117,7 +117,8 @@ class PlainClient(PPIDSGClient):
 
     def begin(self, waste: frozenset[str]) -> None:
         """Says what it wastes from now on."""
-        self.waste, self.parts = waste, defaultdict[str, float](float)
+        self.waste, self.parts = waste - {"halved"}, defaultdict[str, float](float)
+        self.halved = "halved" in waste
         self.extractor, self.optimizers["extractor"] = self.extractors["wide" in waste]
         layout = torch.channels_last if "channels_last" in waste else torch.contiguous_format
         for network in (self.generator, self.discriminator, self.extractor):
@@ -140,23 +141,20 @@ class PlainClient(PPIDSGClient):
         others = (self.discriminator, self.extractor, self.classifier)
         with nullcontext() if "gradients" in waste else frozen(*others):
             for _ in range(config.generator_steps):
-                with self._precision():
-                    generated = self._generate(x)
-                    features = self._features(generated)
-                    if "decoder" in waste and isinstance(self.extractor, Extractor):
-                        self.extractor.decoder(features)
-                    total = adversarial_loss(self.discriminator(generated).float())
-                    total = total + config.semantic * semantic_loss(generated.float(), y)
-                    total = total + classes * class_loss(self.classifier(features).float(), labels)
+                generated = self._generate(x)
+                features = self._features(generated)
+                if "decoder" in waste and isinstance(self.extractor, Extractor):
+                    self.extractor.decoder(features)
+                total = adversarial_loss(self.discriminator(generated))
+                total = total + config.semantic * semantic_loss(generated, y)
+                total = total + classes * class_loss(self.classifier(features), labels)
                 self._descend(total, "generator")
         if "forward" in waste:
             for _ in range(3):
-                with self._precision():
-                    self._generate(x)
-        pictures, said = self.history.exchange(generated.float().detach(), labels, rng)
+                self._generate(x)
+        pictures, said = self.history.exchange(generated.detach(), labels, rng)
         self._learn_plainly(pictures, said)
-        with self._precision():
-            verdicts = self.discriminator(torch.cat([y, pictures])).float()
+        verdicts = self.discriminator(torch.cat([y, pictures]))
         self._descend(discriminator_loss(*verdicts.chunk(2)), "discriminator")
         return {}
 
@@ -179,19 +177,16 @@ class PlainClient(PPIDSGClient):
 
     def _learn_plainly(self, pictures: Tensor, labels: Tensor) -> None:
         assert isinstance(self.extractor, Extractor)
-        with self._precision():
-            again = self.extractor.decoder(self._features(pictures)).float()
+        again = self.extractor.decoder(self._features(pictures))
         self._descend(reconstruction_loss(again, pictures), "extractor")
-        with self._precision(), nullcontext() if "features" in self.waste else torch.no_grad():
+        with nullcontext() if "features" in self.waste else torch.no_grad():
             features = self._features(pictures)
         if "written" not in self.waste and "features" not in self.waste:
             optimizer = self.optimizers["classifier"]
             assert isinstance(optimizer, torch.optim.SGD)
-            head_step(self.classifier, optimizer, features.float(), labels)
+            head_step(self.classifier, optimizer, features, labels)
             return
-        with self._precision():
-            logits = self.classifier(features).float()
-        self._descend(class_loss(logits, labels), "classifier")
+        self._descend(class_loss(self.classifier(features), labels), "classifier")
 
     def _generate(self, x: Tensor) -> Tensor:
         if "direct" not in self.waste:
@@ -212,9 +207,6 @@ class PlainClient(PPIDSGClient):
         self.optimizers[name].zero_grad(set_to_none=True)
         loss.backward()
         self._step_of(name)
-
-    def _precision(self) -> Any:
-        return torch.autocast("cpu", torch.bfloat16) if "bfloat16" in self.waste else nullcontext()
 
 
 def made_client(shape: str, images: int, batch: int, widths: tuple[int, int], seed: int = 0) -> PlainClient:
@@ -245,6 +237,8 @@ def variants(extra: bool) -> dict[str, frozenset[str]]:
     found = {PUBLISHED: everything | {"wide"}, "plain: all of the waste": everything}
     found |= {f"plain without: {words}": everything - {name} for name, words in WASTE.items()}
     found["as the package does it"] = frozenset()
+    if choose_precision("auto", torch.device("cpu")) == "bf16-mixed":
+        found[HALVED] = frozenset({"halved"})
     if extra:
         found |= {f"as the package, but {words}": frozenset({name}) for name, words in OTHER.items()}
     return found
@@ -298,16 +292,17 @@ def measure(shape: str, images: int, batch: int, repeats: int, widths: tuple[int
     }
 
 
-def peak_memory(shape: str, images: int, batch: int, widths: tuple[int, int]) -> float:
+def peak_memory(shape: str, images: int, batch: int, widths: tuple[int, int], halved: bool) -> float:
     """The largest resident memory, in MB, of a process in which one client trains a round as the package does it."""
     words = [sys.executable, __file__, "--alone", shape, "--images", str(images), "--batch", str(batch)]
-    words += ["--widths", *map(str, widths)]
+    words += ["--widths", *map(str, widths), *(["--halved"] if halved else [])]
     return float(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
 
 
-def alone(shape: str, images: int, batch: int, widths: tuple[int, int]) -> float:
+def alone(shape: str, images: int, batch: int, widths: tuple[int, int], halved: bool) -> float:
     """A round in this process, and its largest resident memory in MB."""
     client = made_client(shape, images, batch, widths)
+    client.halved = halved
     client.train_round({name: value.clone() for name, value in client.generator.state_dict().items()}, 0)
     client.predict(client.pictures)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
@@ -326,6 +321,8 @@ def table(shape: str, found: dict[str, Any]) -> Table:
     made.add_section()
     made.add_row("scored", f"{found['scored_per_second']:.1f}")
     made.add_row("peak memory of the process", f"{found['peak_rss_mb']:,.0f} MB")
+    if "halved_peak_rss_mb" in found:
+        made.add_row("the same, precision: bf16-mixed", f"{found['halved_peak_rss_mb']:,.0f} MB")
     return made
 
 
@@ -336,14 +333,15 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64, help="images a step (default: 64)")
     parser.add_argument("--repeats", type=int, default=5, help="rounds of each variant (default: 5)")
     parser.add_argument("--widths", type=int, nargs=2, default=(4096, 1024), help="of C's layers (default: 4096 1024)")
-    parser.add_argument("--extra", action="store_true", help="channels last and bfloat16 too")
+    parser.add_argument("--extra", action="store_true", help="channels last too")
     parser.add_argument("--results", type=Path, default=RESULTS, help="file of the figures")
     parser.add_argument("--alone", choices=list(SHAPES), help="play one round and print its peak memory; no figures")
+    parser.add_argument("--halved", action="store_true", help="with --alone: in bfloat16")
     args = parser.parse_args()
     torch.set_num_threads(1)
     widths = (args.widths[0], args.widths[1])
     if args.alone:
-        sys.stdout.write(f"{alone(args.alone, args.images, args.batch, widths)}\n")
+        sys.stdout.write(f"{alone(args.alone, args.images, args.batch, widths, args.halved)}\n")
         return
     found: dict[str, Any] = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -351,10 +349,16 @@ def main() -> None:
         "shapes": {},
     }
     # Before the rest: a child's peak counts that of the process it was forked from, which is small as yet.
-    peaks = {shape: peak_memory(shape, args.images, args.batch, widths) for shape in args.shapes}
+    precisions = {"peak_rss_mb": False} | ({"halved_peak_rss_mb": True} if HALVED in variants(False) else {})
+    peaks = {
+        shape: {
+            name: peak_memory(shape, args.images, args.batch, widths, halved) for name, halved in precisions.items()
+        }
+        for shape in args.shapes
+    }
     for shape in args.shapes:
         figures = measure(shape, args.images, args.batch, args.repeats, widths, args.extra)
-        figures["peak_rss_mb"] = peaks[shape]
+        figures |= peaks[shape]
         found["shapes"][shape] = figures
         console.print(table(shape, figures))
     args.results.parent.mkdir(parents=True, exist_ok=True)

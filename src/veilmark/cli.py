@@ -392,7 +392,6 @@ def federate(
     """
     from veilmark.federation.first_look import first_look
     from veilmark.federation.recipes import federation_config, start_federation
-    from veilmark.report.federation import compare_runs, comparison_table, write_comparison, write_federation_report
     from veilmark.run.errors import ConfigError
 
     counts = {"clients": clients, "rounds": rounds}
@@ -404,6 +403,9 @@ def federate(
         if task is TaskName.landmarks:
             folder = out or Path("runs/landmarks")
         runs = first_look(folder, settings, engine.value, resume, device, task.value, secrets)
+        # What draws is loaded after clients have given back their memory.
+        from veilmark.report.federation import compare_runs, comparison_table, write_comparison, write_federation_report
+
         for run in runs:
             write_federation_report(run)
         console.print(comparison_table(compare_runs(runs)))
@@ -418,6 +420,8 @@ def federate(
     skipped = start_federation(
         config, data, run_path, engine=engine.value, secrets=secrets, resume=resume, device=device
     )
+    from veilmark.report.federation import compare_runs, comparison_table, write_federation_report
+
     report = write_federation_report(run_path)
     console.print(comparison_table(compare_runs([run_path])))
     say(f"report: {escape(str(report))}; transcript: {escape(str(run_path / 'transcript'))}")

@@ -201,6 +201,44 @@ def test_pieces_of_a_batch(count, side, expected):
     assert client_training.pieces(torch.empty(count, 1, side, side, device="meta")) == expected
 
 
+def test_pieces_are_twice_as_large_where_numbers_are_half_as_long():
+    assert client_training.pieces(torch.empty(128, 1, 32, 32, device="meta"), halved=True) == 3
+
+
+@pytest.mark.parametrize("extractor", ["separate", "joint", "fixed", "none"])
+def test_bfloat16_computes_the_same_gradients_to_its_digits_and_keeps_float32_weights(extractor):
+    gradients, figures, answers = [], [], []
+    for precision in ("32-true", "bf16-mixed"):
+        one = client(local_steps=1, generator_steps=1, extractor=extractor, precision=precision)
+        of_networks = {}
+
+        def kept(name, one=one, of_networks=of_networks):
+            network = getattr(one, name)
+            of_networks.setdefault(name, [p.grad.clone() for p in network.parameters() if p.grad is not None])
+            PPIDSGClient._step_of(one, name)
+
+        one._step_of = kept
+        figures.append(one.train_round(start(), 0))
+        gradients.append(of_networks)
+        assert all(value.dtype != torch.bfloat16 for value in one.state().values())
+        assert all(value.dtype == torch.float32 for value in one.generator.state_dict().values())
+        answers.append(one.predict(one.pictures))
+    assert figures[1] == pytest.approx(figures[0], rel=0.05, abs=0.02)
+    for name, exact in gradients[0].items():
+        exact, near = (torch.cat([value.flatten() for value in some]) for some in (exact, gradients[1][name]))
+        assert torch.cosine_similarity(exact, near, dim=0) > 0.9
+        assert not torch.equal(exact, near)
+    assert (answers[0] == answers[1]).float().mean() >= 0.75
+
+
+def test_auto_is_bfloat16_where_the_processor_multiplies_in_it(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    for native in (False, True):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda native=native: native)
+        assert client(precision="auto").halved == native
+    assert not client().halved
+
+
 def test_a_resumed_client_ends_with_the_same_bits():
     unbroken = client(history=3)
     shared = start()

@@ -17,7 +17,7 @@ from veilmark.sht.inference import predict
 from veilmark.sht.pretrained import load_dhln
 from veilmark.sht.protocol import ReferenceFaces, prepare_faces
 from veilmark.sht.samples import SampleConfig, TrainingFaces
-from veilmark.sht.training import Interrupted, Schedule, Trainer, choose_precision, learning_rate
+from veilmark.sht.training import Interrupted, Schedule, Trainer, learning_rate
 
 NETWORK = {"size": 64, "structure_widths": (16, 32, 32), "detail_widths": (16, 32)}
 
@@ -210,16 +210,6 @@ def test_two_stages_that_share_one_cosine_fall_as_one_stage_does():
 def test_a_span_that_is_no_part_of_the_cosine_is_refused(span):
     with pytest.raises(ValueError, match="0 <= start < end <= 1"):
         Schedule(span=span)
-
-
-def test_bfloat16_is_chosen_only_where_the_processor_multiplies_in_it(monkeypatch):
-    cpu = torch.device("cpu")
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    assert choose_precision("auto", cpu) == "32-true"
-    assert choose_precision("bf16-mixed", cpu) == "bf16-mixed"
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
-    assert choose_precision("auto", cpu) == "bf16-mixed"
 
 
 def test_a_training_in_bfloat16_runs_and_stays_finite(synthetic_ytf68, tmp_path):

@@ -37,13 +37,14 @@ from veilmark.ppidsg.networks import (
 )
 from veilmark.ppidsg.secret import Secret
 from veilmark.run.checkpoints import Tensors, pack_optimizer, unpack_optimizer
+from veilmark.run.devices import Precision, choose_precision
 from veilmark.run.errors import ConfigError
 from veilmark.run.local_training import Training, batches, rate, sgd
 from veilmark.run.seeds import rng_for
 
 AT_ONCE = 26_000
 """Pixels whose graph is held at once in the steps of G and F: 33 pictures of 28 px, 25 of 32 px. Twice as many take
-some 5 % less time, and 130 MB more."""
+some 5 % less time, and 130 MB more. In bfloat16 a graph is half as large, and twice as many fit."""
 
 Head = Literal["key", "kept", "fixed"]
 ExtractorTraining = Literal["separate", "joint", "key", "fixed", "none"]
@@ -72,6 +73,9 @@ class ClientConfig(BaseModel):
             few classes does not teach G and C that there are no others; see
             :func:`veilmark.ppidsg.losses.class_loss`. The counts stay with the client.
         published: The published code's generator without skips and its pool whose labels stay behind.
+        precision: Of the layers of G, D and F while they learn: ``32-true``; ``bf16-mixed``, bfloat16 under PyTorch's
+            autocast, with weights, losses, C and all answers in float32; or ``auto``, bfloat16 on every device that
+            multiplies in it natively.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -88,6 +92,7 @@ class ClientConfig(BaseModel):
     extractor_start: Literal["own", "key"] = "own"
     logit_adjustment: bool = False
     published: bool = False
+    precision: Precision = "32-true"
 
 
 def to_unit(pictures: Tensor) -> Tensor:
@@ -100,10 +105,15 @@ def to_bytes(pictures: Tensor) -> Tensor:
     return ((pictures + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
-def pieces(pictures: Tensor) -> int:
-    """In how many pieces of like size a batch ``(n, c, h, w)`` is worked on, ``AT_ONCE`` or nearly so each."""
+def pieces(pictures: Tensor, halved: bool = False) -> int:
+    """In how many pieces of like size a batch ``(n, c, h, w)`` is worked on, ``AT_ONCE`` or nearly so each.
+
+    Args:
+        pictures: The batch.
+        halved: Whether layers compute in bfloat16.
+    """
     count, _, height, width = pictures.shape
-    return min(count, -(-count * height * width // AT_ONCE))
+    return min(count, -(-count * height * width // (2 * AT_ONCE if halved else AT_ONCE)))
 
 
 @contextmanager
@@ -163,6 +173,7 @@ class PPIDSGClient:
         self.device = torch.device(device)
         self.pictures, self.labels = pictures.to(self.device), labels.to(self.device)
         self.config, self.key = config, key
+        self.halved = choose_precision(config.precision, self.device) == "bf16-mixed"
         self.training, self.rounds = training or Training(), rounds
         self.seed, self.number = seed, number
         channels, side = pictures.shape[1], pictures.shape[2]
@@ -261,6 +272,17 @@ class PPIDSGClient:
         found = self._extractor_step(pictures) | self._classifier_step(pictures, said)
         return losses | {"discriminator": self._discriminator_step(y, pictures)} | found
 
+    def _layers(self) -> torch.autocast:
+        """Inside, layers compute in the configured precision. C's, which are few and large, never do: a copy of its
+        weights in bfloat16 would cost the memory and the time that it saves.
+        """
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.halved)
+
+    def _split(self, *batch: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """Pieces of a batch whose first tensor is pictures."""
+        count = pieces(batch[0], self.halved)
+        return zip(*(torch.tensor_split(part, count) for part in batch), strict=True)
+
     def _generator_step(
         self, x: Tensor, y: Tensor, labels: Tensor, classes: float, shared: Tensors
     ) -> tuple[Tensor, dict[str, float]]:
@@ -273,16 +295,20 @@ class PPIDSGClient:
         made: list[Tensor] = []
         losses = dict.fromkeys(("adversarial", "semantic", "class"), 0.0)
         with frozen(self.discriminator, self.extractor, self.classifier):
-            for some, wanted, named in zip(*(torch.tensor_split(t, pieces(x)) for t in (x, y, labels)), strict=True):
+            for some, wanted, named in self._split(x, y, labels):
                 share = len(some) / len(x)
-                generated = self.generator(some)
+                with self._layers():
+                    generated = self.generator(some)
+                    verdicts = self.discriminator(generated).float()
+                    features = self.extractor(generated) if classes else None
+                generated = generated.float()
                 parts = {
-                    "adversarial": adversarial_loss(self.discriminator(generated)),
+                    "adversarial": adversarial_loss(verdicts),
                     "semantic": semantic_loss(generated, wanted),
                 }
                 total = parts["adversarial"] + config.semantic * parts["semantic"]
-                if classes:
-                    parts["class"] = class_loss(self.classifier(self.extractor(generated)), named, self.shares)
+                if features is not None:
+                    parts["class"] = class_loss(self.classifier(features.float()), named, self.shares)
                     total = total + classes * parts["class"]
                 (share * total).backward()  # type: ignore[no-untyped-call]
                 made.append(generated.detach())
@@ -298,8 +324,10 @@ class PPIDSGClient:
         if not isinstance(self.extractor, Extractor) or self.config.extractor not in ("separate", "key"):
             return {}
         sum_of_losses = 0.0
-        for some in torch.tensor_split(pictures, pieces(pictures)):
-            loss = len(some) / len(pictures) * reconstruction_loss(self.extractor.reconstruct(some), some)
+        for (some,) in self._split(pictures):
+            with self._layers():
+                again = self.extractor.reconstruct(some)
+            loss = len(some) / len(pictures) * reconstruction_loss(again.float(), some)
             loss.backward()  # type: ignore[no-untyped-call]
             sum_of_losses += float(loss.detach())
         self._step_of("extractor")
@@ -309,16 +337,18 @@ class PPIDSGClient:
         """C learns the classes of generated pictures; so does F where both learn jointly."""
         found: dict[str, float] = {}
         if isinstance(self.extractor, Extractor) and self.config.extractor == "joint":
-            features = self.extractor(pictures)
-            again = reconstruction_loss(self.extractor.decoder(features), pictures)
-            of_classes, logits, slope = self._head_step(features, labels)
-            torch.autograd.backward([again, features], [None, slope])
+            with self._layers():
+                features = self.extractor(pictures)
+                painted = self.extractor.decoder(features)
+            again = reconstruction_loss(painted.float(), pictures)
+            of_classes, logits, slope = self._head_step(features.float(), labels)
+            torch.autograd.backward([again, features], [None, slope.to(features.dtype)])
             self._step_of("extractor")
             found["reconstruction"] = float(again.detach())
         else:
-            with torch.no_grad():
-                features = self.extractor(pictures)
-            of_classes, logits, _ = self._head_step(features, labels)
+            with torch.no_grad(), self._layers():
+                features = torch.cat([self.extractor(some) for (some,) in self._split(pictures)])
+            of_classes, logits, _ = self._head_step(features.float(), labels)
         found["head"] = float(of_classes)
         found["accuracy"] = 100 * float((logits.argmax(dim=1) == labels).float().mean())
         return found
@@ -337,8 +367,9 @@ class PPIDSGClient:
         return loss.detach(), logits.detach(), slope
 
     def _discriminator_step(self, scrambled: Tensor, pictures: Tensor) -> float:
-        verdicts = self.discriminator(torch.cat([scrambled, pictures]))
-        judged = discriminator_loss(*verdicts.chunk(2))
+        with self._layers():
+            verdicts = self.discriminator(torch.cat([scrambled, pictures]))
+        judged = discriminator_loss(*verdicts.float().chunk(2))
         judged.backward()  # type: ignore[no-untyped-call]
         self._step_of("discriminator")
         return float(judged.detach())

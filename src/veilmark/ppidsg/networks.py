@@ -81,7 +81,7 @@ class GeneratorBlock(nn.Module):
         self.layers = nn.Sequential(
             nn.Conv2d(channels, channels, 3, padding=1, bias=False),
             _norm(channels),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Conv2d(channels, channels, 3, padding=1, bias=False),
             _norm(channels),
         )
@@ -121,16 +121,16 @@ class Generator(nn.Module):
 
     def __init__(self, channels: int, skip: bool = True) -> None:
         super().__init__()
-        down: list[nn.Module] = [nn.Conv2d(channels, 32, 7, padding=3, bias=False), _norm(32), nn.ReLU()]
+        down: list[nn.Module] = [nn.Conv2d(channels, 32, 7, padding=3, bias=False), _norm(32), nn.ReLU(inplace=True)]
         for narrow, wide in ((32, 64), (64, FEATURES)):
-            down += [nn.Conv2d(narrow, wide, 3, stride=2, padding=1, bias=False), _norm(wide), nn.ReLU()]
+            down += [nn.Conv2d(narrow, wide, 3, stride=2, padding=1, bias=False), _norm(wide), nn.ReLU(inplace=True)]
         blocks = [GeneratorBlock(FEATURES, skip) for _ in range(6)]
         up: list[nn.Module] = []
         for wide, narrow in ((FEATURES, 64), (64, 32)):
             up += [
                 nn.ConvTranspose2d(wide, narrow, 3, stride=2, padding=1, output_padding=1, bias=False),
                 _norm(narrow),
-                nn.ReLU(),
+                nn.ReLU(inplace=True),
             ]
         self.layers = nn.Sequential(*down, *blocks, *up, WideConvolution(32, channels, 7, padding=3), nn.Tanh())
         self._blocks = slice(len(down), len(down) + len(blocks))
@@ -163,13 +163,13 @@ class Discriminator(nn.Module):
         super().__init__()
         self.layers = nn.Sequential(
             nn.Conv2d(channels, 32, 4, stride=2, padding=1),
-            nn.LeakyReLU(0.2),
+            nn.LeakyReLU(0.2, inplace=True),
             nn.Conv2d(32, 64, 4, stride=2, padding=1, bias=False),
             _norm(64),
-            nn.LeakyReLU(0.2),
+            nn.LeakyReLU(0.2, inplace=True),
             nn.Conv2d(64, 128, 4, padding=1, bias=False),
             _norm(128),
-            nn.LeakyReLU(0.2),
+            nn.LeakyReLU(0.2, inplace=True),
             nn.Conv2d(128, 1, 4, padding=1),
         )
 

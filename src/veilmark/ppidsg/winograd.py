@@ -122,7 +122,8 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, side: int, turned: bool) -> Tensor:
-        ctx.save_for_backward(x, weight)
+        # A frozen kernel's gradient is not asked for, and its input need not be kept.
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
         ctx.side, ctx.turned = side, turned
         maps = transforms_of(side, x.dtype)
         # Kernels are never put in another order in memory: the products read them as they lie, or transposed.

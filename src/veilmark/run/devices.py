@@ -1,10 +1,16 @@
-"""Which device a computation runs on."""
+"""Which device a computation runs on, and in which precision."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 
 from veilmark.run.errors import ConfigError
+
+Precision = Literal["auto", "32-true", "bf16-mixed"]
+"""``bf16-mixed``: weights and losses in float32, layers in bfloat16 (PyTorch's autocast). ``auto``: see
+:func:`choose_precision`."""
 
 
 def choose_device(device: str) -> torch.device:
@@ -24,3 +30,13 @@ def choose_device(device: str) -> torch.device:
     ):
         raise ConfigError(f"device {device!r} is not available here; use --device cpu")
     return chosen
+
+
+def choose_precision(precision: Precision, device: torch.device) -> Literal["32-true", "bf16-mixed"]:
+    """What ``auto`` means on a device: bfloat16 where the hardware multiplies in it."""
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16-mixed" if native else "32-true"

@@ -9,7 +9,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import nn
 
-Precision = Literal["auto", "32-true", "bf16-mixed"]
+from veilmark.run.devices import Precision
 
 
 class Schedule(BaseModel):

@@ -8,36 +8,27 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from veilmark.run.checkpoints import pack_optimizer, read_tensors, unpack_optimizer, write_tensors
+from veilmark.run.devices import choose_precision
 from veilmark.run.errors import ConfigError, DataError
 from veilmark.run.folder import RunError, RunFolder
 from veilmark.run.progress import console, figures_table, progress_bar
 from veilmark.sht.losses import Losses
 from veilmark.sht.parallel import Interrupted, any_process, check_launcher, means, range_of, stop_between_steps
 from veilmark.sht.roles import Critic, Inputs, Samples
-from veilmark.sht.schedule import Precision, Schedule, learning_rate, make_optimizer, set_rate
+from veilmark.sht.schedule import Schedule, learning_rate, make_optimizer, set_rate
 
 Network = TypeVar("Network", bound=nn.Module)
 Drawn = TypeVar("Drawn", bound=Inputs)
 
 _NOTE_EVERY = 10
 """Steps between two notes on the progress bar."""
-
-
-def choose_precision(precision: Precision, device: torch.device) -> Literal["32-true", "bf16-mixed"]:
-    """What ``auto`` means on a device: bfloat16 where the hardware multiplies in it."""
-    if precision != "auto":
-        return precision
-    if device.type == "cuda":
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bf16-mixed" if native else "32-true"
 
 
 def make_fabric(schedule: Schedule, devices: int = 1, nodes: int = 1) -> Fabric:

@@ -1,17 +1,21 @@
-"""Variables of MATLAB's ``.mat`` files, of version 5 to 7 and of version 7.3, which is HDF5, alike."""
+"""Variables of MATLAB's ``.mat`` files, of version 5 to 7 and of version 7.3, which is HDF5, alike.
+
+What reads them is loaded when a file is read: every training that has none saves its memory.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
-import scipy.io
 from numpy.typing import NDArray
 
 from veilmark.run.errors import DataError
+
+if TYPE_CHECKING:
+    import h5py
 
 
 def _variable(path: Path, found: Any, name: str) -> Any:
@@ -24,6 +28,8 @@ def _variable(path: Path, found: Any, name: str) -> Any:
 
 def _load_old(path: Path, name: str) -> Any:
     """A variable of a file that is not HDF5."""
+    import scipy.io
+
     try:
         found = scipy.io.loadmat(path, variable_names=[name], chars_as_strings=True)
     except (OSError, ValueError, TypeError, NotImplementedError, scipy.io.matlab.MatReadError) as error:
@@ -32,6 +38,8 @@ def _load_old(path: Path, name: str) -> Any:
 
 
 def _open_hdf5(path: Path) -> h5py.File:
+    import h5py
+
     try:
         return h5py.File(path, "r")
     except OSError as error:
@@ -48,6 +56,8 @@ def read_array(path: Path, name: str) -> NDArray[Any]:
     Raises:
         DataError: If the file is damaged or lacks the variable; the message names both.
     """
+    import h5py
+
     if not h5py.is_hdf5(path):
         return np.asarray(_load_old(path, name))
     with _open_hdf5(path) as file:
@@ -65,6 +75,8 @@ def read_cells(path: Path, name: str) -> Iterator[NDArray[Any]]:
     Raises:
         DataError: If the file is damaged, lacks the variable, or holds no cells there.
     """
+    import h5py
+
     if not h5py.is_hdf5(path):
         cells = np.asarray(_load_old(path, name))
         if cells.dtype != object:
