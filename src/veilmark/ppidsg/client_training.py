@@ -273,8 +273,10 @@ class PPIDSGClient:
         return losses | {"discriminator": self._discriminator_step(y, pictures)} | found
 
     def _layers(self) -> torch.autocast:
-        """Inside, layers compute in the configured precision. C's, which are few and large, never do: a copy of its
-        weights in bfloat16 would cost the memory and the time that it saves.
+        """Inside, layers compute in the configured precision.
+
+        C's, which are few and large, never do: a copy of its weights in bfloat16 would cost the memory and the time
+        that it saves.
         """
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.halved)
 
