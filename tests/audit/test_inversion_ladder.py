@@ -10,6 +10,7 @@ from veilmark.audit.attack import REAL, Scene, Truth
 from veilmark.audit.gradient_inversion import classifier_gradient, cosine_distance, psnr
 from veilmark.audit.inversion_ladder import InversionOfClassifier, InversionOfGenerator
 from veilmark.audit.inversion_search import SmallSigmoidNetwork, compact_gradient, scrambled, search
+from veilmark.audit.played_client import played_gradient, played_steps
 from veilmark.audit.record import network_of, read_record
 from veilmark.federation.tasks.classify import load_classify
 from veilmark.ppidsg.cipher import Cipher
@@ -141,8 +142,8 @@ def test_the_rehearsed_gradient_is_that_of_its_client(scene_of):
     """One step of Adam from nothing goes by the gradient's signs."""
     scene = scene_of("ppidsg", generator_steps=1)
     x, labels = first_picture(scene)
-    expected = inversion_ladder._gradient_of(scene, 0)(x, one_hot(labels, 10).float())
-    moved = inversion_ladder._own_steps(scene, len(scene.public) // 2)
+    expected = played_gradient(scene, 0)(x, one_hot(labels, 10).float())
+    moved = played_steps(scene, len(scene.public) // 2)
     for slope, change in zip(expected, moved, strict=True):
         clear = slope.abs() > 1e-3
         assert (slope.sign() == change.sign())[clear].float().mean() > 0.99 or not clear.any()

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from veilmark import __version__
 from veilmark.audit.attack import Attack, Finding, Scene, Truth
+from veilmark.audit.candidates import CandidatesOfGenerator
 from veilmark.audit.cipher_audit import CipherJigsaw, CipherKnownPlaintext, key_obstacle
 from veilmark.audit.class_mix import ClassMix
 from veilmark.audit.client_inference import Linking
@@ -57,6 +58,7 @@ ATTACKS: dict[str, Attack] = {
         KeyOracle(),
         Linking(),
         MembershipBehindShare(),
+        CandidatesOfGenerator(),
         InversionOfClassifier(),
         InversionOfGenerator(),
         PicturesFromGenerated(),

@@ -256,6 +256,12 @@ def _flat(tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat([tensor.flatten() for tensor in tensors])
 
 
+def noise_like(gradients: Sequence[Tensor], seed: int) -> list[Tensor]:
+    """Noise in place of gradients, tensor by tensor of the same spread: what negative controls are played on."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(some.shape, generator=generator).to(some.device) * some.std(correction=0) for some in gradients]
+
+
 def total_variation(pictures: Tensor) -> Tensor:
     """Mean absolute difference of neighbouring pixels, down and across."""
     down, across = pictures.diff(dim=2).abs().mean(), pictures.diff(dim=3).abs().mean()

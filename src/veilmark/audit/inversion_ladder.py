@@ -7,7 +7,6 @@ of the run. All but the last rung are rehearsed with public pictures, on the net
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 
 import numpy as np
 import torch
@@ -18,24 +17,23 @@ from veilmark.audit.gradient_inversion import (
     GradientOf,
     classifier_gradient,
     dlg,
-    generator_gradient,
     likeness,
+    noise_like,
     psnr,
     sgd_gradient,
 )
-from veilmark.audit.inversion_search import SmallSigmoidNetwork, compact_gradient, scrambled, search
+from veilmark.audit.inversion_search import SmallSigmoidNetwork, compact_gradient, search
 from veilmark.audit.label_inference import LabelCounts, apportioned, prior_counts, sign_rule
+from veilmark.audit.played_client import played_gradient, played_steps
 from veilmark.audit.record import Record, RecordedRound, ThreatModel, network_of
 from veilmark.federation.messages import Update
-from veilmark.federation.methods.ppidsg import PPIDSGOptions, cipher_of, generator_of
+from veilmark.federation.methods.ppidsg import PPIDSGOptions
 from veilmark.federation.samples import SHOWN
 from veilmark.federation.tasks.classify import ClassifierNetwork
-from veilmark.ppidsg.client_training import PPIDSGClient, to_unit
+from veilmark.ppidsg.client_training import to_unit
 from veilmark.ppidsg.losses import class_loss
 from veilmark.ppidsg.networks import Generator
-from veilmark.ppidsg.secret import SECRET_BYTES, Secret
 from veilmark.run.local_training import rate, sgd_weight
-from veilmark.run.seeds import rng_for
 
 STEPS = 100
 """Of a search for a classifier's pictures."""
@@ -99,12 +97,6 @@ def _rows(scene: Scene, count: int) -> list[int]:
     return list(range(half, min(half + count, len(scene.public))))
 
 
-def _noise(like: Sequence[Tensor], seed: int) -> list[Tensor]:
-    """Noise of the same spread."""
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(some.shape, generator=generator).to(some.device) * some.std(correction=0) for some in like]
-
-
 def _gradient(
     scene: Scene, network: nn.Module, rows: Sequence[int], weights: Iterable[nn.Parameter]
 ) -> tuple[Tensor, ...]:
@@ -144,7 +136,7 @@ class InversionOfClassifier(_Ladder):
         for row in rows:
             labels = targets[row : row + 1]
             seen = _gradient(scene, network, [row], named.values())
-            for gradients, made in ((seen, single), (_noise(seen, scene.seed + row), blind)):
+            for gradients, made in ((seen, single), (noise_like(seen, scene.seed + row), blind)):
                 made.append(self._of_network(scene, network, dict(zip(named, gradients, strict=True)), labels, row))
         few = _rows(scene, _BATCH)
         seen = _gradient(scene, network, few, named.values())
@@ -222,14 +214,14 @@ class InversionOfGenerator(_Ladder):
         options = record.method.options
         assert isinstance(options, PPIDSGOptions)
         rows = _rows(scene, REHEARSED)
-        known, guessed = (_gradient_of(scene, number) for number in (0, 1))
+        known, guessed = (played_gradient(scene, number) for number in (0, 1))
         made: list[list[Tensor]] = [[], [], [], []]
         for row in rows:
             x, labels = public[row : row + 1].to(scene.device), targets[row : row + 1]
             hard = torch.nn.functional.one_hot(labels, len(record.task.classes)).float().to(scene.device)
             seen = [some.detach() for some in known(x, hard)]
-            moved = _own_steps(scene, row)
-            tries = ((known, seen), (guessed, seen), (known, moved), (known, _noise(seen, scene.seed + row)))
+            moved = played_steps(scene, row)
+            tries = ((known, seen), (guessed, seen), (known, moved), (known, noise_like(seen, scene.seed + row)))
             for pictures, (gradient, gradients) in zip(made, tries, strict=True):
                 pictures.append(self._searched(scene, gradient, gradients, labels, GENERATOR_STEPS, row))
         steps = {1: "one step", 2: "two steps"}.get(options.generator_steps, f"{options.generator_steps} steps")
@@ -249,7 +241,7 @@ class InversionOfGenerator(_Ladder):
         """Pictures ``(n, c, s, s)`` by client, of the first messages: D, F, C, the key and labels are guessed."""
         record, classes = scene.record, len(scene.record.task.classes)
         first, updates = _attacked(record)
-        gradient, made = _gradient_of(scene, 2), {}
+        gradient, made = played_gradient(scene, 2), {}
         # In the order of the gradients; a message has its own.
         names = list(Generator(record.task.channels).state_dict())
         for client, update in updates.items():
@@ -258,57 +250,3 @@ class InversionOfGenerator(_Ladder):
             labels = torch.from_numpy(np.repeat(np.arange(classes), counts))
             made[client] = self._searched(scene, gradient, seen, labels, GENERATOR_STEPS, client)
         return made
-
-
-def _client(scene: Scene, number: int, row: int = 0) -> PPIDSGClient:
-    """A client that the attacker plays, with one public picture, secrets and networks of its own and the G sent.
-
-    Args:
-        scene: What the attacker has.
-        number: Another number gives other networks and secrets.
-        row: Of the picture.
-    """
-    record, options = scene.record, scene.record.method.options
-    assert isinstance(options, PPIDSGOptions)
-    secret = _secret(scene, number)
-    client = PPIDSGClient(
-        scene.public.inputs[row : row + 1],
-        scene.public.targets[row : row + 1],
-        len(record.task.classes),
-        cipher_of(options, secret, secret),
-        secret.derive(b"key"),
-        options,
-        training=record.config.training.model_copy(update={"local_steps": 1}),
-        rounds=record.config.rounds,
-        head_widths=record.task.head_widths,
-        # Not the run's seed: clients outside a simulation draw their networks by themselves.
-        seed=int(rng_for(scene.seed, 37, number + 1).integers(2**31)),
-        device=scene.device,
-    )
-    client.generator.load_state_dict(generator_of(record.rounds[0].broadcast))
-    return client
-
-
-def _secret(scene: Scene, number: int) -> Secret:
-    return Secret(rng_for(scene.seed, 36, number + 1).bytes(SECRET_BYTES))
-
-
-def _gradient_of(scene: Scene, number: int) -> GradientOf:
-    """The gradient of such a client's step of G in the first recorded round."""
-    record, client, secret = scene.record, _client(scene, number), _secret(scene, number)
-    options, task = record.method.options, record.task
-    assert isinstance(options, PPIDSGOptions)
-    table = cipher_of(options, secret, secret).table(task.channels, task.side, task.side)
-    classes = options.classes if record.rounds[0].number > options.warmup else 0.0
-    head = nn.Sequential(client.extractor, client.classifier)
-    return generator_gradient(
-        client.generator, client.discriminator, head, partial(scrambled, table), options.semantic, classes
-    )
-
-
-def _own_steps(scene: Scene, row: int) -> list[Tensor]:
-    """How G changes in a client's own training on one batch of one public picture."""
-    before = {name: some.to(scene.device) for name, some in generator_of(scene.record.rounds[0].broadcast).items()}
-    client = _client(scene, 0, row)
-    client.train_round(before, scene.record.rounds[0].number - 1)
-    return [before[name] - some.detach() for name, some in client.generator.named_parameters()]
