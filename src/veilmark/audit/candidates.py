@@ -71,7 +71,7 @@ class CandidatesOfGenerator(Attack):
             f"one picture, {steps} of Adam; D, F, C and the key guessed",
         )
         *areas, blind = ([float(area) for area in column] for column in zip(*cases, strict=True))
-        areas.append(self._real(scene, guesses))
+        areas.append(self.areas(scene, guesses))
         found = [
             self._finding(scene, rung, "area under the curve", "%", values, 50.0)
             for rung, values in zip((*rungs, REAL), areas, strict=True)
@@ -119,8 +119,13 @@ class CandidatesOfGenerator(Attack):
         first, second, third, fourth, noise = (100 * _below(true, np.array(others))).tolist()
         return first, second, third, fourth, noise
 
-    def _real(self, scene: Scene, guesses: Sequence[GradientOf]) -> list[float]:
-        """For each picture behind a message, the share of strangers of its class that look less like it, in percent."""
+    def areas(self, scene: Scene, guesses: Sequence[GradientOf]) -> list[float]:
+        """For each picture behind a message, the share of strangers of its class that look less like it, in percent.
+
+        Args:
+            scene: What the attacker has, and the truth.
+            guesses: Gradients of clients that it plays.
+        """
         apart = scene.truth.strangers or scene.public
         rows = rng_for(scene.seed, 74, 0).permutation(len(apart))[:STRANGERS]
         strangers = _rows(apart, rows)
