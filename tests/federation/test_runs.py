@@ -92,6 +92,24 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path, monkeypatch, method, opt
         assert all(torch.equal(value, other[name]) for name, value in one.items())
 
 
+def test_what_was_refused_before_a_kill_is_said_in_the_end(tmp_path, monkeypatch):
+    made = config(method="none", rounds=2)
+    train = engine.InProcess.train
+
+    def lossy(self, clients, broadcast, round_number):
+        if round_number == 2:
+            raise KeyboardInterrupt
+        return train(self, clients, broadcast, round_number) | {1: "connection lost"}
+
+    monkeypatch.setattr(engine.InProcess, "train", lossy)
+    with pytest.raises(KeyboardInterrupt):
+        play(tmp_path / "run", made)
+    monkeypatch.undo()
+    run = play(tmp_path / "run", made, resume=True)
+    summary = json.loads((run.path / "summary.json").read_text())
+    assert summary["refused"] == ["round 1, client 1: connection lost"]
+
+
 def test_a_finished_run_is_not_played_again(tmp_path, monkeypatch):
     run = play(tmp_path / "run")
     before = run.read_log()
@@ -245,6 +263,7 @@ def test_a_round_goes_on_without_those_that_fail(tmp_path, bench):
     assert record["clients"] == [0]
     assert [words.split(":")[0] for words in rounds.refused] == ["round 1, client 1", "round 1, client 2"]
     assert "holds nan" in rounds.refused[0]
+    assert record["refused"] == rounds.refused
     for name, value in rounds.server.broadcast().items():
         assert torch.allclose(value, good[name])
     with pytest.raises(engine.FederationError, match="no update could be accepted"):

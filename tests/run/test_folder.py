@@ -167,3 +167,25 @@ def test_a_resumed_run_writes_the_dropped_lines_again(tmp_path: Path) -> None:
 def test_keep_log_of_a_new_run_makes_no_file(tmp_path: Path) -> None:
     RunFolder(tmp_path).keep_log(0)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_wrote_nothing_leaves_nothing(tmp_path: Path) -> None:
+    refused, begun = RunFolder(tmp_path / "runs" / "refused"), RunFolder(tmp_path / "begun")
+    with pytest.raises(ValueError, match="no such key"), refused.hold():
+        raise ValueError("no such key")
+    assert not refused.path.exists()
+    with pytest.raises(ValueError, match="later"), begun.hold():
+        begun.start("a: 1\n", resume=False)
+        raise ValueError("later")
+    assert (begun.path / "config.yaml").exists()
+    with begun.hold():
+        assert (begun.path / ".lock").exists()
+
+
+def test_a_folder_that_somebody_made_before_keeps_its_files(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    (folder.path / "notes.txt").write_text("mine")
+    with folder.hold():
+        pass
+    assert (folder.path / "notes.txt").read_text() == "mine"

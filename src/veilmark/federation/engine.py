@@ -150,7 +150,7 @@ class Rounds:
         Returns:
             The round's record, as in ``metrics.jsonl``.
         """
-        started = time.monotonic()
+        started, refused = time.monotonic(), len(self.refused)
         broadcast = self.server.broadcast()
         if recorded:
             self.transcript.add_broadcast(number, broadcast)
@@ -171,6 +171,7 @@ class Rounds:
             self.task.score_name: self.task.summary(scores),
             "losses": losses,
             "clients": sorted(updates),
+            "refused": self.refused[refused:],
             "bytes_up": sum(update.size() for update in updates.values()),
             "bytes_down": tensor_bytes(broadcast) * self.config.clients,
             "seconds": round(time.monotonic() - started, 3),

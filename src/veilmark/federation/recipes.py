@@ -97,7 +97,9 @@ def rounds_table(config: FederationConfig, records: list[dict[str, Any]]) -> Tab
     losses = list(records[-1]["losses"])
     task = TASKS[config.task]
     columns = score_columns(records[-1][task.score_name])
-    heads = ("round", task.score_words, *list(columns)[1:], *losses, "MB up", "MB down", "seconds")
+    # What clients say of the pictures that they learn from; the score is of the test pictures.
+    declared = ("accuracy in training" if name == "accuracy" else name for name in losses)
+    heads = ("round", task.score_words, *list(columns)[1:], *declared, "MB up", "MB down", "seconds")
     table = Table(*heads, title=f"{config.method}, {config.clients} clients; scored on the same test pictures")
     for record in records:
         megabytes = [record["bytes_up"] / 1e6, record["bytes_down"] / 1e6]

@@ -124,7 +124,7 @@ def run_federation(
         "test_images": len(task.test_inputs),
         "classes": partition["classes"],
         "counts": partition["counts"],
-        "refused": rounds.refused,
+        "refused": [said for record in records for said in record.get("refused", [])],
     }
     summary["samples"] = write_samples(side, server.broadcast(), config.rounds, run.path / "samples.png")
     write_json(run.path / "summary.json", summary)

@@ -6,7 +6,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,8 @@ class RunFolder:
     def hold(self) -> Iterator[None]:
         """Holds the folder for this process; the lock goes with the process, however it ends.
 
+        A folder that nothing was written to is taken away again: a run that was refused leaves nothing behind.
+
         Raises:
             RunError: If another process holds it.
         """
@@ -62,7 +64,17 @@ class RunFolder:
                 raise RunError(
                     f"{self.path} is in use by another process; wait for it or choose another --out"
                 ) from None
-            yield
+            try:
+                yield
+            finally:
+                self._remove_if_empty()
+
+    def _remove_if_empty(self) -> None:
+        if [entry.name for entry in self.path.iterdir()] == [".lock"]:
+            (self.path / ".lock").unlink()
+            # Another process may have come for it just now.
+            with suppress(OSError):
+                self.path.rmdir()
 
     def start(self, config_text: str, resume: bool) -> None:
         """Begins a run, or checks that the one to be resumed is the same.
