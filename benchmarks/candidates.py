@@ -7,11 +7,11 @@
 Each cell: federations of 2 clients x 64 pictures, PPIDSG as its recipes have it (rate 1e-3, F at the common secret),
 with so many steps a round of so many pictures. One round is recorded and attacked as ``veilmark audit`` does
 (``audit/candidates.py``): the server knows nothing of D, F, C and the key, and draws three sets of its own. Up to 30
-pictures of each message are asked about beside 100 test pictures, with their right labels; the figure is the area
-under the curve against those of the same class, as a mean over pictures, 95 % by bootstrap over them. Small batches
-have several federations. After so many rounds of the same kind G is trained a little. Networks of digits have the
-recipe's smaller head. Secrets come from the seed. Finished cells stand in ``benchmarks/results/candidates.json`` and
-are skipped.
+pictures of each message are asked about beside 100 training pictures without an owner, with their right labels; the
+figure is the area under the curve against those of the same class, as a mean over pictures, 95 % by bootstrap over
+them. Small batches have several federations. After so many rounds of the same kind G is trained a little. Networks of
+digits have the recipe's smaller head. Secrets come from the seed. Finished cells stand in
+``benchmarks/results/candidates.json`` and are skipped.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from typing import Any
 import torch
 
 from veilmark.audit.attack import Scene, Truth, mean_interval
-from veilmark.audit.candidates import GUESSES, CandidatesOfGenerator
+from veilmark.audit.candidates import GUESSES, STRANGERS, CandidatesOfGenerator
 from veilmark.audit.played_client import played_gradient
 from veilmark.audit.record import read_record
 from veilmark.federation.config import FederationConfig
 from veilmark.federation.runs import run_federation
-from veilmark.federation.tasks.classify import load_classify
+from veilmark.federation.tasks.classify import load_classify, without_owner
 from veilmark.ppidsg.secret import SECRET_BYTES, Secret
 from veilmark.run.config import resolve
 from veilmark.run.folder import RunFolder, write_json
@@ -55,8 +55,8 @@ STEPS = ((1, 1), (1, 2), (1, 4), (1, 8), (1, 16), (2, 8), (4, 8), (8, 8))
 """Steps of a round, and pictures of a step."""
 LATER = 41
 """The recorded round where G is trained a little."""
-MESSAGES = {1: 8, 2: 6, 4: 4}
-"""Federations of a cell by batch; two of the others."""
+MESSAGES = {1: 6, 2: 4, 4: 2}
+"""Federations of a cell by batch; one of the others."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Cell:
     @property
     def federations(self) -> int:
         """How many are played."""
-        return MESSAGES.get(self.batch, 2)
+        return MESSAGES.get(self.batch, 1)
 
     def config(self, seed: int) -> FederationConfig:
         """One of its federations."""
@@ -124,7 +124,9 @@ def attacked(cell: Cell, seed: int, folder: Path | None) -> list[float]:
             run_federation(config, folder, run, secrets=secrets)
         record = read_record(run.path / "transcript")
     task, owners, _, _ = load_classify(config.data, folder, config.clients, config.seed)
-    scene = Scene(record, task.test, Truth(owners), seed)
+    # Not test pictures: those of digits are by other writers, which alone would tell them from members.
+    strangers = without_owner(config.data, folder, owners, 2 * STRANGERS)
+    scene = Scene(record, task.test, Truth(owners, strangers=strangers), seed)
     guesses = [played_gradient(scene, 1 + number) for number in range(GUESSES)]
     return CandidatesOfGenerator().areas(scene, guesses)
 

@@ -41,7 +41,7 @@ def test_a_cell_says_how_well_pictures_are_told_and_the_table_marks_it(script, m
     monkeypatch.setattr(script, "MESSAGES", {})
     cell = script.Cell("digits", 1, 2)
     made = script.play_cell(cell, None)
-    assert made["pictures"] == 2 * 2 * 2
+    assert made["pictures"] == 2 * 2
     low, high = made["area"][1:]
     assert 0 <= low <= made["area"][0] <= high <= 100
     sure = made | {"area": [80.0, 60.0, 90.0]}
