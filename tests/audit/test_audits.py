@@ -8,6 +8,7 @@ import pytest
 from tiny_federations import config, play
 from veilmark.audit import (
     audits,
+    candidates,
     class_mix,
     completed_share,
     feature_inversion,
@@ -32,6 +33,8 @@ def quick():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(audits, "_STRANGERS", 20)
         patch.setattr(feature_inversion, "DECODER_STEPS", 3)
+        for name, few in (("CASES", 1), ("AGAINST", 2), ("GUESSES", 1), ("ASKED", 1), ("STRANGERS", 2)):
+            patch.setattr(candidates, name, few)
         for name, few in (("LEARNED", 2), ("HELD", 1), ("MOST_STEPS", 1)):
             patch.setattr(class_mix, name, few)
         for name in ("STEPS", "KNOWN_STEPS", "GENERATOR_STEPS"):
