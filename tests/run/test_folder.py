@@ -182,10 +182,12 @@ def test_a_run_that_wrote_nothing_leaves_nothing(tmp_path: Path) -> None:
         assert (begun.path / ".lock").exists()
 
 
-def test_a_folder_that_somebody_made_before_keeps_its_files(tmp_path: Path) -> None:
+@pytest.mark.parametrize("files", [[], ["notes.txt"]])
+def test_a_folder_that_somebody_made_before_stays(tmp_path: Path, files: list[str]) -> None:
     folder = RunFolder(tmp_path / "run")
     folder.path.mkdir()
-    (folder.path / "notes.txt").write_text("mine")
+    for name in files:
+        (folder.path / name).write_text("mine")
     with folder.hold():
         pass
-    assert (folder.path / "notes.txt").read_text() == "mine"
+    assert sorted(entry.name for entry in folder.path.iterdir()) == [".lock", *files]

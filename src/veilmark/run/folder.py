@@ -48,11 +48,12 @@ class RunFolder:
     def hold(self) -> Iterator[None]:
         """Holds the folder for this process; the lock goes with the process, however it ends.
 
-        A folder that nothing was written to is taken away again: a run that was refused leaves nothing behind.
+        A folder that is made here and nothing is written to is taken away again: a refused run leaves nothing behind.
 
         Raises:
             RunError: If another process holds it.
         """
+        made = not self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -67,13 +68,14 @@ class RunFolder:
             try:
                 yield
             finally:
-                self._remove_if_empty()
+                if made:
+                    self._remove_if_empty()
 
     def _remove_if_empty(self) -> None:
-        if [entry.name for entry in self.path.iterdir()] == [".lock"]:
-            (self.path / ".lock").unlink()
-            # Another process may have come for it just now.
-            with suppress(OSError):
+        # Another process may have come for it just now, or somebody has moved it away.
+        with suppress(OSError):
+            if [entry.name for entry in self.path.iterdir()] == [".lock"]:
+                (self.path / ".lock").unlink()
                 self.path.rmdir()
 
     def start(self, config_text: str, resume: bool) -> None:
