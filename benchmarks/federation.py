@@ -7,8 +7,8 @@
 CIFAR-10, 1,000 test images, 10 rounds of one local epoch, batch 64. PPIDSG's options are compared under a smaller one
 (``probe``: MNIST, 6 clients x 300 images, 500 test images, 12 rounds), a third of the work a cell; ``probe-100`` and
 ``probe-900`` are the same with other numbers of images and as many steps. Every cell has the same partition, first
-weights and order of images for its seed, but for what its name says; cells that note no ``secret`` (all before
-2026-11-29) had secrets of chance, and with them other ciphers and other starts of C and of a keyed F. A finished cell
+weights and order of images for its seed, but for what its name says; cells that note no ``secret`` (the first 137)
+had secrets of chance, and with them other ciphers and other starts of C and of a keyed F. A finished cell
 is one JSON in ``benchmarks/results/federation/``: config, accuracy of every client after every round, seconds, date,
 machine; for methods that release a generator also what is left of "image distribution sharing": how far G(x) is from
 scramble(x), and what a linear probe on G(x) can tell. A cell that is cut off goes on from its last finished round
@@ -327,7 +327,7 @@ def tables(cells: list[Cell], results: Path) -> list[str]:
             figures.append(np.mean([r["rounds"][half - 1]["mean"] for r in played]))
             line = [name, str(len(played)), *(f"{figure:.1f}" for figure in figures)]
             line.append(f"{played[0]['bytes_up_per_client_round'] / 1e6:.1f}")
-            # Cells before 2026-11-29 have no key head; where head and F are fixed it is what clients have.
+            # The first 137 cells have no key head; where head and F are fixed it is what clients have.
             released = [{**_fixed_head(r), **r["generator"]} for r in played if r.get("generator")]
             for key, digits in (("probe", 1), ("key_head", 1), ("l1", 2), ("two_sample", 1)):
                 known = [g[key] for g in released if key in g]

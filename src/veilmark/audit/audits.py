@@ -88,6 +88,7 @@ NOT_TRIED_ON_FACES = (
 NOT_TRIED = (
     "a malicious server that changes what it sends",
     "gradient inversion that follows all steps of a round one by one",
+    "candidates that are only like a picture, or whose label is not known, held against the generator",
     "membership with more than nine shadow federations, or with others of as many clients as the run",
 )
 """What an audit does not do, said in its report."""
