@@ -42,6 +42,9 @@ RESULTS = Path(__file__).parent / "results" / "audit"
 RUNS = Path("runs/audit-grid")
 PLOTS = Path(__file__).parents[1] / "docs" / "images"
 REAL = "as it was"
+NO_LEAK = ("linking of messages", "detector out of the share")
+"""Attacks that tell nothing of a picture: who sent an update, which the server knows anyway, and what the common work
+is worth to others."""
 SCORES = {"mnist": "accuracy %", "cifar10": "accuracy %", "ytf68": "NME at 16 px %"}
 
 PROTOCOL: dict[str, Any] = {"clients": 4, "rounds": 5, "training": {"batch": 20}, "record": ["first", "last"]}
@@ -214,12 +217,11 @@ def leakage(found: dict[str, Any]) -> tuple[float, str]:
     """The largest leak of a cell, and the attack that found it.
 
     A leak is how much of the way from chance to the positive control an attack went in the real setting, in percent;
-    below chance it is nothing. Attacks whose control did not succeed do not count. Linking of messages is left out: it
-    says who sent an update, which the server knows anyway.
+    below chance it is nothing. Attacks whose control did not succeed do not count, nor those of ``NO_LEAK``.
     """
     leaks = [(0.0, "none found")]
     for line in found["findings"]:
-        if line["attack"] == "linking of messages":
+        if line["attack"] in NO_LEAK:
             continue
         way = (line["positive_control"] or line["chance"]) - line["chance"]
         if line["rung"] == REAL and way > 0 and line["low"] > line["chance"]:
@@ -244,13 +246,23 @@ def tables(cells: list[Cell], results: Path) -> tuple[list[str], list[dict[str, 
         chosen = [cell for cell in found if cell["data"] == data]
         rows = [line for cell in chosen for line in cell["findings"] if line["rung"] == REAL]
         # The first figure of an attack is the one that its verdict is read from; the others are in the cells.
-        columns = list({line["attack"]: (line["attack"], line["metric"], line["unit"]) for line in rows[::-1]}.values())
-        columns.sort(key=lambda column: [line["attack"] for line in rows].index(column[0]))
-        head = ["method", "seed", SCORES[data], *(f"{a}, {u}" for a, _, u in columns), "largest leak"]
+        metrics = {line["attack"]: line["metric"] for line in rows[::-1]}
+        units = {line["attack"]: line["unit"] for line in rows[::-1]}
+        order = list(dict.fromkeys(line["attack"] for line in rows))
+        head = ["method", "seed", SCORES[data], *(f"{name}, {units[name]}" for name in order), "largest leak"]
         lines = [head, ["---"] * len(head)]
         for cell in chosen:
-            at = {(x["attack"], x["metric"], x["unit"]): x for x in cell["findings"] if x["rung"] == REAL}
-            values = [f"{at[c]['value']:.1f} ({at[c]['chance']:.1f})" if c in at else "-" for c in columns]
+            at = {line["attack"]: line for line in cell["findings"][::-1] if line["rung"] == REAL}
+            values = []
+            for name in order:
+                if name not in at:
+                    values.append("-")
+                    continue
+                line = at[name]
+                said = f"{line['value']:.1f} ({line['chance']:.1f})"
+                # Where what travels does not allow the usual question, another is asked.
+                usual = line["metric"] == metrics[name]
+                values.append(said if usual else f"{said}, {line['metric'].partition(' by ')[2] or line['metric']}")
             share, attack = leakage(cell)
             leak = f"{share:.0f} %, {attack}" if share else attack
             lines.append([cell["name"], str(cell["seed"]), f"{cell['score']:.1f}", *values, leak])

@@ -26,6 +26,8 @@ from veilmark.audit.faces import (
     sharp_faces,
     trained,
 )
+from veilmark.audit.gradient_inversion import noise_like
+from veilmark.audit.membership import membership_score
 from veilmark.audit.people import OwnerOfPerson, PersonMembership
 from veilmark.audit.record import RecordedRound, read_record
 from veilmark.audit.released_share import DetectorFromShare
@@ -187,7 +189,7 @@ def test_a_gradient_gives_more_of_a_face_away_than_noise_does(played, monkeypatc
     x, where = sharp_faces(task, others)[:1], landmarks_of(task, others)[:1]
     gradient = face_inversion._gradient(scene, network, names, where)
     seen = [some.detach() for some in gradient(2 * x - 1, torch.ones(1, 1))]
-    noise = face_inversion._noise(seen, 0)
+    noise = noise_like(seen, 0)
     near = [
         float(face_inversion.psnr(FaceInversion()._searched(scene, gradient, some), 2 * x - 1)[0])
         for some in (seen, noise)
@@ -205,6 +207,22 @@ def test_faces_have_a_control_that_is_not_the_methods_own_network(tmp_path, meth
         assert ("whole DHLN" in lines[0].rung) == (method == "keyed")
         assert len(lines) == (5 if method == "keyed" else 4)
         assert {line.positive_control for line in lines} == {lines[0].value}
+
+
+def test_the_last_recorded_round_is_attacked_too(tmp_path):
+    made = config("data.test_people=4", "method=keyed", rounds=2)
+    scene = scene_of(play(tmp_path / "run", made), made)
+    found = [line for line in FaceInversion().findings(scene) if line.unit == "dB"]
+    assert [line.rung for line in found][3] == "one such step in round 2, all known"
+    assert found[-1].rung == REAL
+    assert found[-1].n == 2
+    # What does not travel is learned there on public faces; the share is as it was sent.
+    last = scene.record.rounds[-1]
+    network, names = face_inversion._shared_network(scene, last)
+    start, weights = face_network(scene.record).state_dict(), network.state_dict()
+    assert set(names) == set(scene.record.declared.tensors)
+    assert all(torch.equal(weights[name], last.broadcast[name]) for name in names)
+    assert any(not torch.equal(weights[name], start[name]) for name in weights if name not in names)
 
 
 def test_a_face_finder_tells_faces_from_noise(played):
@@ -271,6 +289,27 @@ def test_members_are_told_from_strangers_where_they_are_known_by_heart(played):
     found = {line.rung: line for line in PersonMembership().findings(learned) if line.metric.endswith("by landmarks")}
     assert found[REAL].value > 80
     assert found[REAL].n == len(set(people_of(everyone)))
+
+
+def test_members_are_told_by_a_detector_that_is_learned_behind_the_share(tmp_path, monkeypatch):
+    made = config("data.test_people=4", "method=keyed", rounds=1)
+    scene = scene_of(play(tmp_path / "run", made), made)
+    monkeypatch.setattr(people, "SHADOW_STEPS", 40)
+    owned = scene.truth.owners
+    network = face_network(scene.record)
+    everyone = people._joined(owned)
+    trained(scene, network, everyone, 200, 60)
+    release = {name: network.state_dict()[name].detach() for name in scene.record.declared.tensors}
+    attack = PersonMembership()
+    inside, outside = ([*dict.fromkeys(people_of(some))] for some in (everyone, scene.truth.strangers))
+    asked = people._joined([everyone, scene.truth.strangers])
+    shadows = attack._shadows(scene)
+    start = {name: face_network(scene.record).state_dict()[name] for name in release}
+    area = {}
+    for name, share in (("learned", release), ("start", start)):
+        found = attack._compared(scene, shadows, share, asked, inside, outside)
+        area[name] = membership_score(*found["landmarks that a detector behind the share finds"]).auc.value
+    assert area["learned"] > area["start"]
 
 
 def test_a_share_that_knows_landmarks_saves_an_outsider_work(played, monkeypatch):

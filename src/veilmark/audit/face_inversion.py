@@ -19,9 +19,10 @@ from veilmark.audit.faces import (
     rehearsed_round,
     rows_of,
     sharp_faces,
+    trained,
 )
-from veilmark.audit.gradient_inversion import GradientOf, cosine_inversion, psnr
-from veilmark.audit.record import Record, ThreatModel
+from veilmark.audit.gradient_inversion import GradientOf, cosine_inversion, noise_like, psnr, ssim
+from veilmark.audit.record import Record, RecordedRound, ThreatModel
 from veilmark.audit.waves import Waves
 from veilmark.faces.finders import HaarFinder
 from veilmark.federation.samples import SHOWN
@@ -33,14 +34,14 @@ from veilmark.sht.inference import predict
 from veilmark.sht.losses import DHLNLoss
 from veilmark.sht.pretrained import Detector, load_detector
 
-STEPS = 80
-"""Of a search."""
+STEPS, RATE = 120, 0.2
+"""Of a search, and how far it goes in one."""
 SMOOTHNESS = 0.02
 """Weight of the total variation."""
 REHEARSED = 2
 """Public faces on a rung."""
-CLIENTS = 2
-"""Messages of the first recorded round that are attacked."""
+BEHIND = 60
+"""Steps in which the attacker learns what does not travel, behind the share of the last recorded round."""
 RIGHT = 10.0
 """NME in percent below which landmarks count as found."""
 
@@ -53,6 +54,9 @@ class FaceInversion(Attack):
     message of a whole round is searched for is one face, the one that stands for all. The score is likeness to the true
     one beside likeness of the nearest other person; whether the packaged detector, which no client has a part in, finds
     the true landmarks on it; and whether a face finder sees a face. The mean that the search begins at is one already.
+
+    The first recorded round and the last are attacked: a generator whose last layer starts small sends little in the
+    first, and a network that has learned gives less away.
     """
 
     name = "faces from updates"
@@ -65,73 +69,33 @@ class FaceInversion(Attack):
         return None if record.declared.tensors else "nothing travels"
 
     def findings(self, scene: Scene) -> list[Finding]:
-        """A step of a whole detector, of the method with all known, with secrets guessed; a client's round; the run."""
-        record, task = scene.record, scene.record.faces
+        """Steps on one face, with ever less known; a client's round that the attacker plays; the run; noise."""
+        task = scene.record.faces
         known, others = halves(scene.public)
         faces, points = sharp_faces(task, others), landmarks_of(task, others)
-        broadcast = record.rounds[0].broadcast
-        network = face_network(record, broadcast, device=scene.device)
-        names = [name for name, _ in network.named_parameters() if name in record.declared.tensors]
-        mean = landmarks_of(task, known).mean(dim=0)
-        # Private parts that the attacker draws anew: of another network, with the share in place.
-        guessed = face_network(record, broadcast, device=scene.device)
-        for name, parameter in guessed.named_parameters():
-            if name not in names:
-                noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(scene.seed))
-                parameter.data += noise.to(scene.device) * parameter.data.std(correction=0)
-        # What is known to give a face away, for a control: a whole DHLN at its start.
-        whole = task.network(record.config.seed).to(scene.device)
-        every = [name for name, _ in whole.named_parameters()]
-        controlled = names != every
-        single: list[list[Tensor]] = [[], [], [], []]
         rows = [int(row) for row in np.linspace(0, len(faces) - 1, REHEARSED)]
-        for row in rows:
-            x, where = (2 * faces[row : row + 1] - 1).to(scene.device), points[row : row + 1]
-            gradient = _gradient(scene, network, names, where)
-            seen = [some.detach() for some in gradient(x, torch.ones(1, 1))]
-            tries = [
-                (gradient, seen),
-                (_gradient(scene, guessed, names, mean[None]), seen),
-                (gradient, _noise(seen, scene.seed + row)),
-            ]
-            if controlled:
-                easy = _gradient(scene, whole, every, where)
-                tries.append((easy, [some.detach() for some in easy(x, torch.ones(1, 1))]))
-            # Without a control of its own the easiest rung is one.
-            for made, (function, target) in zip(single, tries, strict=False):
-                made.append(self._searched(scene, function, target))
-        person = people_of(others)[0]
-        own = rows_of(others, [person])
-        sent = rehearsed_round(scene, record.rounds[0], own, 0)
-        gradient = _gradient(scene, network, names, mean[None])
-        played = self._searched(scene, gradient, _moved(scene, broadcast, sent, names))
-        rungs = [
-            ("one face, one step of SGD, landmarks and all networks known", single[0]),
-            ("the same; landmarks and what does not travel guessed", single[1]),
-        ]
-        if controlled:
-            rungs.insert(0, ("the same of a whole DHLN at its start, which must give the face away", single[3]))
+        rungs, blind = self._steps(scene, faces, points, rows)
         found: list[Finding] = []
-        for rung, alone in rungs:
-            scene.show(rung, 2 * faces[rows] - 1, torch.cat(alone))
-            pairs = [
-                (picture, faces[row : row + 1], points[row : row + 1]) for picture, row in zip(alone, rows, strict=True)
-            ]
-            found += self._scored(scene, rung, known, pairs)
+        for rung, alone in rungs.items():
+            scene.show(rung, 2 * faces[rows[: len(alone)]] - 1, torch.cat(alone))
+            found += self._scored(scene, rung, known, _pairs(alone, faces, points, rows))
+        own = rows_of(others, [people_of(others)[0]])
+        first = scene.record.rounds[0]
+        network, names = _shared_network(scene, first)
+        sent = rehearsed_round(scene, first, own, 0)
+        gradient = _gradient(scene, network, names, _guessed_landmarks(scene))
+        played = self._searched(scene, gradient, _moved(scene, first.broadcast, sent, names))
         pairs = [(played, sharp_faces(task, own), landmarks_of(task, own))]
         found += self._scored(scene, "a client's own round, on the faces of one person", known, pairs)
-        messages = [
-            (made, sharp_faces(task, scene.truth.owners[client]), landmarks_of(task, scene.truth.owners[client]))
-            for client, made in self.run(scene).items()
-        ]
+        messages = []
+        for made, client in self.run(scene):
+            owned = scene.truth.owners[client]
+            messages.append((made, sharp_faces(task, owned), landmarks_of(task, owned)))
         found += self._scored(scene, REAL, known, messages)
-        made_of_noise = [
-            (made, faces[row : row + 1], points[row : row + 1]) for made, row in zip(single[2], rows, strict=True)
-        ]
-        blind = self._scored(scene, "noise", known, made_of_noise)
+        noise = self._scored(scene, "noise", known, _pairs(blind, faces, points, rows))
         return [
             line
-            for metric, negative in ((line.metric, line.value) for line in blind)
+            for metric, negative in ((line.metric, line.value) for line in noise)
             for line in with_controls(
                 [some for some in found if some.metric == metric],
                 next(some.value for some in found if some.metric == metric),
@@ -139,20 +103,78 @@ class FaceInversion(Attack):
             )
         ]
 
-    def run(self, scene: Scene) -> dict[int, Tensor]:
-        """A face ``(1, 3, s, s)`` in [-1, 1] by client: the whole round is taken for one step."""
-        record, task = scene.record, scene.record.faces
-        known, _ = halves(scene.public)
-        first = record.rounds[0]
-        network = face_network(record, first.broadcast, device=scene.device)
-        names = [name for name, _ in network.named_parameters() if name in record.declared.tensors]
-        mean = landmarks_of(task, known).mean(dim=0)[None]
-        gradient = _gradient(scene, network, names, mean)
-        made = {}
-        for client, update in list(first.updates.items())[:CLIENTS]:
-            seen = _moved(scene, first.broadcast, update.tensors, names)
-            made[client] = self._searched(scene, gradient, seen)
+    def run(self, scene: Scene) -> list[tuple[Tensor, int]]:
+        """A face ``(1, 3, s, s)`` in [-1, 1] and its sender, of the first recorded round, and of the last if another.
+
+        The whole round is taken for one step.
+        """
+        made = []
+        for recorded in dict.fromkeys((scene.record.rounds[0], scene.record.rounds[-1])):
+            network, names = _shared_network(scene, recorded)
+            gradient = _gradient(scene, network, names, _guessed_landmarks(scene))
+            client, update = next(iter(recorded.updates.items()))
+            seen = _moved(scene, recorded.broadcast, update.tensors, names)
+            made.append((self._searched(scene, gradient, seen), client))
         return made
+
+    def _steps(
+        self, scene: Scene, faces: Tensor, points: Tensor, rows: Sequence[int]
+    ) -> tuple[dict[str, list[Tensor]], list[Tensor]]:
+        """What is found from single steps of SGD on one face, easiest first, and from noise in place of them.
+
+        Args:
+            scene: Of the attack.
+            faces: In [0, 1].
+            points: Their landmarks.
+            rows: Which are rehearsed with.
+
+        Returns:
+            Faces in [-1, 1] by rung, one for each row (the later share has the first row only); those from noise.
+        """
+        record, task = scene.record, scene.record.faces
+        first, last = record.rounds[0], record.rounds[-1]
+        network, names = _shared_network(scene, first)
+        # Private parts that the attacker draws anew: of another network, with the share in place.
+        guessed, _ = _shared_network(scene, first)
+        for name, parameter in guessed.named_parameters():
+            if name not in names:
+                noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(scene.seed))
+                parameter.data += noise.to(scene.device) * parameter.data.std(correction=0)
+        # What is known to give a face away, for a control: a whole DHLN at its start.
+        whole = task.network(record.config.seed).to(scene.device)
+        every = [name for name, _ in whole.named_parameters()]
+        made: dict[str, list[Tensor]] = {}
+        blind: list[Tensor] = []
+
+        def step(
+            rung: str,
+            row: int,
+            network: Detector,
+            names: Sequence[str],
+            sent: Sequence[Tensor] | None = None,
+            where: Tensor | None = None,
+        ) -> list[Tensor]:
+            gradient = _gradient(scene, network, names, points[row : row + 1] if where is None else where)
+            if sent is None:
+                pictures = (2 * faces[row : row + 1] - 1).to(scene.device)
+                sent = [some.detach() for some in gradient(pictures, torch.ones(1, 1))]
+            made.setdefault(rung, []).append(self._searched(scene, gradient, sent))
+            return list(sent)
+
+        for row in rows:
+            # Without a control of its own the easiest rung is one.
+            if names != every:
+                step("one step of a whole DHLN at its start, which must give the face away", row, whole, every)
+            sent = step("one face, one step of SGD, landmarks and all networks known", row, network, names)
+            step("the same; landmarks and what does not travel guessed", row, guessed, names, sent,
+                 _guessed_landmarks(scene))  # fmt: skip
+            if not blind:
+                gradient = _gradient(scene, network, names, points[row : row + 1])
+                blind.append(self._searched(scene, gradient, noise_like(sent, scene.seed + row)))
+        if last is not first:
+            learned, _ = _shared_network(scene, last)
+            step(f"one such step in round {last.number}, all known", rows[0], learned, names)
+        return made, blind
 
     def _searched(self, scene: Scene, gradient: GradientOf, seen: Sequence[Tensor]) -> Tensor:
         """A face ``(1, 3, s, s)`` in [-1, 1], on the CPU, of a gradient on the scene's device."""
@@ -161,7 +183,7 @@ class FaceInversion(Attack):
         known, _ = halves(scene.public)
         nobody = torch.zeros(1, dtype=torch.int64)
         found = cosine_inversion(
-            gradient, seen, (1, 3, side, side), nobody, 1, steps=STEPS, smoothness=SMOOTHNESS,
+            gradient, seen, (1, 3, side, side), nobody, 1, steps=STEPS, lr=RATE, smoothness=SMOOTHNESS,
             waves=Waves(side, side, scene.device), start=2 * sharp_faces(task, known).mean(dim=0) - 1,
         )  # fmt: skip
         scene.advance()
@@ -179,28 +201,61 @@ class FaceInversion(Attack):
             pairs: Pictures that were made, in [-1, 1]; true faces in [0, 1], and their landmarks.
         """
         task = scene.record.faces
-        public = sharp_faces(task, known)
+        public = 2 * sharp_faces(task, known) - 1
         values, chances, made_best, true_best, where_best, near_best = [], [], [], [], [], []
         for made, true, where in pairs:
             alike = torch.stack([psnr(picture.expand_as(true), 2 * true - 1) for picture in made])
             guess, face = divmod(int(alike.argmax()), alike.shape[1])
-            others = torch.stack([psnr(some.expand_as(true), 2 * true - 1) for some in 2 * public - 1])
+            others = torch.stack([psnr(some.expand_as(true), 2 * true - 1) for some in public])
             values.append(float(alike[guess, face]))
             chances.append(float(others.max()))
             made_best.append(made[guess])
-            true_best.append(true[face])
+            true_best.append(2 * true[face] - 1)
             where_best.append(where[face])
-            near_best.append(2 * public[int(others.amax(dim=1).argmax())] - 1)
+            near_best.append(public[int(others.amax(dim=1).argmax())])
         if rung == REAL:
-            scene.show(rung, 2 * torch.stack(true_best[:SHOWN]) - 1, torch.stack(made_best[:SHOWN]))
+            scene.show(rung, torch.stack(true_best[:SHOWN]), torch.stack(made_best[:SHOWN]))
         found = [self._finding(scene, rung, "PSNR of the nearest face", "dB", values, float(np.mean(chances)))]
+        structure = [ssim(true, made) for true, made in zip(true_best, made_best, strict=True)]
+        nearest = float(np.mean([max(ssim(true, other) for other in public) for true in true_best]))
+        found.append(self._finding(scene, rung, "SSIM of the nearest face", "of 1", structure, nearest))
         right = _landmarks_right(scene, torch.stack(made_best), torch.stack(where_best))
         by_chance = float(np.mean(_landmarks_right(scene, torch.stack(near_best), torch.stack(where_best))))
         found.append(self._finding(scene, rung, f"faces with landmarks within {RIGHT:.0f} %", "%", right, by_chance))
-        begun = 2 * public.mean(dim=0, keepdim=True) - 1
+        begun = public.mean(dim=0, keepdim=True)
         seen = _faces_found(torch.stack(made_best))
         found.append(self._finding(scene, rung, "pictures with a face in them", "%", seen, _faces_found(begun)[0]))
         return found
+
+
+def _pairs(
+    made: Sequence[Tensor], faces: Tensor, points: Tensor, rows: Sequence[int]
+) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """What was made beside the face that it should be, and that face's landmarks."""
+    return [(some, faces[row : row + 1], points[row : row + 1]) for some, row in zip(made, rows, strict=False)]
+
+
+def _shared_network(scene: Scene, recorded: RecordedRound) -> tuple[Detector, list[str]]:
+    """The network of a recorded round, as far as the attacker has it, and the names of what travels of it.
+
+    What does not travel is at the public start, or, where the round is a later one, learned on public faces behind the
+    share.
+    """
+    record = scene.record
+    network = face_network(record, recorded.broadcast, device=scene.device)
+    names = [name for name, _ in network.named_parameters() if name in record.declared.tensors]
+    if recorded is not record.rounds[0]:
+        known, _ = halves(scene.public)
+        trained(scene, network, known, BEHIND, 70, frozen=set(recorded.broadcast))
+    for parameter in network.parameters():
+        parameter.requires_grad_()
+    return network, names
+
+
+def _guessed_landmarks(scene: Scene) -> Tensor:
+    """The mean of public landmarks, ``(1, k, 2)``."""
+    known, _ = halves(scene.public)
+    return landmarks_of(scene.record.faces, known).mean(dim=0)[None]
 
 
 def _gradient(scene: Scene, network: Detector, names: Sequence[str], points: Tensor) -> GradientOf:
@@ -221,11 +276,6 @@ def _gradient(scene: Scene, network: Detector, names: Sequence[str], points: Ten
 
 def _moved(scene: Scene, before: Mapping[str, Tensor], after: Tensors, names: Sequence[str]) -> list[Tensor]:
     return [(before[name] - after[name]).to(scene.device) for name in names]
-
-
-def _noise(like: Sequence[Tensor], seed: int) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(some.shape, generator=generator).to(some.device) * some.std(correction=0) for some in like]
 
 
 def _pixels(pictures: Tensor) -> NDArray[np.uint8]:

@@ -306,12 +306,13 @@ def likeness(guesses: Tensor, truth: Tensor, strangers: Tensor) -> Likeness:
     return Likeness(
         [int(guess) for guess in order],
         [float(apart[row, guess]) for row, guess in enumerate(order)],
-        [_ssim(truth[row], guesses[guess]) for row, guess in enumerate(order)],
+        [ssim(truth[row], guesses[guess]) for row, guess in enumerate(order)],
         near.tolist(),
-        [max(_ssim(true, stranger) for stranger in strangers) for true in truth],
+        [max(ssim(true, stranger) for stranger in strangers) for true in truth],
     )
 
 
-def _ssim(one: Tensor, other: Tensor) -> float:
+def ssim(one: Tensor, other: Tensor) -> float:
+    """Structural similarity (Wang et al. 2004) of two pictures in [-1, 1], ``(c, h, w)``; at most 1."""
     found = structural_similarity(one.numpy(), other.numpy(), data_range=2.0, channel_axis=0)  # type: ignore[no-untyped-call]
     return float(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -15,11 +16,14 @@ from veilmark.audit.faces import (
     face_network,
     fit_by_person,
     halves,
+    heads_travel,
+    landmark_errors,
     people_of,
     rehearsed_round,
     rows_of,
     trained,
 )
+from veilmark.audit.membership import Scores, membership_score
 from veilmark.audit.record import Record, RecordedRound, ThreatModel
 from veilmark.federation.tasks.task import Data
 from veilmark.run.checkpoints import Tensors
@@ -29,7 +33,7 @@ SHADOWS = 3
 """Networks that the attacker trains on public people."""
 SHADOW_STEPS = 60
 """Steps of each."""
-CONTROL_PEOPLE, CONTROL_STEPS = 3, 150
+CONTROL_PEOPLE, CONTROL_STEPS = 6, 150
 """People that a network is made to overfit on, and steps, in the positive control of membership."""
 ASKED = 12
 """People of each client who are asked about, at most."""
@@ -42,8 +46,9 @@ class PersonMembership(Attack):
 
     Offline LiRA (Carlini et al. 2022, arXiv 2112.03570) at the level of people: how much better what was released fits
     a person's faces than networks do that the attacker trained on others. What did not travel is taken from those
-    networks. Faces of the person in question, with landmarks, are in the attacker's hands: others than were learned
-    would be harder.
+    networks. Where no heatmap heads travel, the attacker also learns a detector of its own behind what was released, on
+    the people that a shadow network learned, and asks how well it finds the person's landmarks. Faces of the person in
+    question, with landmarks, are in the attacker's hands: others than were learned would be harder.
     """
 
     name = "membership of people"
@@ -81,62 +86,68 @@ class PersonMembership(Attack):
         real = self._compared(scene, shadows, record.rounds[-1].broadcast, asked, inside, nobody)
         start = {k: v for k, v in face_network(record).state_dict().items() if k in record.declared.tensors}
         blind = self._compared(scene, shadows, start, asked, inside, nobody)
+        rung = f"a network that knows {len(by_heart)} people by heart"
         found: list[Finding] = []
         for metric in known:
-            words = f"area under the curve, by {metric}"
-            lines = [
-                self._finding(
-                    scene, f"a network that knows {len(by_heart)} people by heart", words, "%", known[metric], 50
-                ),
-                self._finding(scene, REAL, words, "%", real[metric], 50),
-            ]
-            found += with_controls(lines, lines[0].value, float(np.mean(blind[metric])))
+            lines = [self._area(scene, rung, metric, known), self._area(scene, REAL, metric, real)]
+            found += with_controls(lines, lines[0].value, self._area(scene, REAL, metric, blind).value)
         return found
 
-    def _shadows(self, scene: Scene) -> list[Tensors]:
-        """Weights of networks that learned halves of the public people, drawn anew each."""
+    def _area(self, scene: Scene, rung: str, metric: str, scores: Mapping[str, tuple[Scores, Scores]]) -> Finding:
+        """The area under the curve by a metric; its interval is over members and strangers."""
+        members, strangers = scores[metric]
+        area = membership_score(members, strangers, scene.seed).auc
+        assert area.value is not None
+        assert area.low is not None
+        assert area.high is not None
+        line = self._finding(scene, rung, f"area under the curve, by {metric}", "%", [100 * area.value], 50)
+        return replace(line, n=len(members), low=100 * area.low, high=100 * area.high)
+
+    def _shadows(self, scene: Scene) -> list[tuple[Tensors, Data]]:
+        """Weights of networks that learned halves of the public people, drawn anew each, and those people's faces."""
         everyone = sorted(set(people_of(scene.public)))
         made = []
         for number in range(SHADOWS):
             rng = rng_for(scene.seed, 68, number)
             chosen = [everyone[place] for place in sorted(rng.permutation(len(everyone))[: max(2, len(everyone) // 2)])]
+            learned = rows_of(scene.public, chosen)
             start = face_network(scene.record, device=scene.device)
-            network = trained(scene, start, rows_of(scene.public, chosen), SHADOW_STEPS, number)
-            made.append(network.state_dict())
+            made.append((trained(scene, start, learned, SHADOW_STEPS, number).state_dict(), learned))
             scene.advance()
         return made
 
     def _compared(
         self,
         scene: Scene,
-        shadows: Sequence[Tensors],
+        shadows: Sequence[tuple[Tensors, Data]],
         release: Tensors,
         data: Data,
         inside: Sequence[str],
         outside: Sequence[str],
-    ) -> dict[str, list[float]]:
-        """By what was asked, for each member the share of strangers with a smaller score, in percent.
-
-        Its mean is the area under the curve.
-        """
+    ) -> dict[str, tuple[Scores, Scores]]:
+        """By what was asked, a score for each of the people inside, and for each of those outside."""
         record, device = scene.record, scene.device
         gains: dict[str, list[NDArray[np.float64]]] = {}
         order = [*inside, *outside]
-        for shadow in shadows:
-            alone = fit_by_person(record, face_network(record, shadow, device=device), data)
+        for number, (shadow, learned) in enumerate(shadows):
+            network = face_network(record, shadow, device=device)
+            if not heads_travel(record):
+                behind = face_network(record, release, device=device)
+                trained(scene, behind, learned, SHADOW_STEPS, number, frozen=set(release))
+                others = face_network(record, {name: shadow[name] for name in release}, device=device)
+                trained(scene, others, learned, SHADOW_STEPS, number, frozen=set(release))
+                before, after = (
+                    np.log(as_array(landmark_errors(record, some, data), order)) for some in (others, behind)
+                )
+                gains.setdefault("landmarks that a detector behind the share finds", []).append(before - after)
+            alone = fit_by_person(record, network, data)
             with_share = fit_by_person(record, face_network(record, shadow, release, device=device), data)
             for metric in alone:
                 gains.setdefault(metric, []).append(
                     as_array(with_share[metric], order) - as_array(alone[metric], order)
                 )
-        found = {}
-        for metric, values in gains.items():
-            score = np.mean(values, axis=0)
-            members, strangers = score[: len(inside)], score[len(inside) :]
-            smaller = (members[:, None] > strangers[None]).mean(axis=1)
-            smaller += 0.5 * (members[:, None] == strangers[None]).mean(axis=1)
-            found[metric] = (100 * smaller).tolist()
-        return found
+        means = {metric: np.mean(values, axis=0) for metric, values in gains.items()}
+        return {metric: (mean[: len(inside)], mean[len(inside) :]) for metric, mean in means.items()}
 
 
 class OwnerOfPerson(Attack):
