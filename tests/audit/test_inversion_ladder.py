@@ -107,14 +107,18 @@ def test_a_search_finds_a_picture_and_nothing_in_noise(scene_of):
 
 def test_the_control_must_succeed(scene_of, monkeypatch):
     monkeypatch.setattr(inversion_ladder, "CONTROL_STEPS", 15)
-    assert InversionOfClassifier()._control(scene_of("none")) > 25
+    near, alike = InversionOfClassifier()._control(scene_of("none"))
+    assert near > 25
+    assert 80 < alike <= 100
 
 
 def test_rungs_of_a_classifier(scene_of, quick):
     scene = scene_of("none")
     found = InversionOfClassifier().findings(scene)
-    assert [some.rung[:12] for some in found] == ["one picture,", "four picture", REAL]
-    assert [some.n for some in found] == [1, 4, 1]
+    assert [some.rung[:12] for some in found] == 2 * ["one picture,", "four picture", REAL]
+    assert [some.n for some in found] == 2 * [1, 4, 1]
+    assert [some.unit for some in found] == 3 * ["dB"] + 3 * ["%"]
+    assert {some.positive_control for some in found[3:]} == {InversionOfClassifier()._control(scene)[1]}
     assert all(some.low <= some.value <= some.high for some in found)
 
 
@@ -130,12 +134,13 @@ def test_rungs_of_a_generator(scene_of, quick):
     shown = []
     again = Scene(scene.record, scene.public, scene.truth, show=lambda rung, true, made: shown.append(rung))
     found = InversionOfGenerator().findings(again)
-    assert shown == [some.rung for some in found]
+    assert shown == [some.rung for some in found[:4]] == [some.rung for some in found[4:]]
     assert "known" in shown[0]
     assert "guessed" in shown[1]
     assert shown[2].startswith("two steps of Adam")
     assert shown[3] == REAL
-    assert {some.positive_control for some in found} == {found[0].value}
+    assert {some.positive_control for some in found[:4]} == {found[0].value}
+    assert {some.positive_control for some in found[4:]} == {found[4].value}
 
 
 def test_the_rehearsed_gradient_is_that_of_its_client(scene_of):

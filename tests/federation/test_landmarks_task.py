@@ -63,6 +63,13 @@ def test_a_small_alpha_deals_unlike_shares():
     assert np.std(sizes[0.1]) > 5 * np.std(sizes[100.0])
 
 
+def test_a_scheme_that_rendered_faces_do_not_have_is_refused():
+    made = tiny()
+    other = made.model_copy(update={"network": made.network.model_copy(update={"scheme": "wflw98"})})
+    with pytest.raises(ConfigError, match="points of ibug68 cannot be turned into points of wflw98"):
+        load_landmarks(other, None, 2, 0)
+
+
 @pytest.fixture(scope="module")
 def loaded():
     return load_landmarks(tiny(labelled=0.5), None, 2, 0)

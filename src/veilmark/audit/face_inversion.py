@@ -216,9 +216,9 @@ class FaceInversion(Attack):
         if rung == REAL:
             scene.show(rung, torch.stack(true_best[:SHOWN]), torch.stack(made_best[:SHOWN]))
         found = [self._finding(scene, rung, "PSNR of the nearest face", "dB", values, float(np.mean(chances)))]
-        structure = [ssim(true, made) for true, made in zip(true_best, made_best, strict=True)]
-        nearest = float(np.mean([max(ssim(true, other) for other in public) for true in true_best]))
-        found.append(self._finding(scene, rung, "SSIM of the nearest face", "of 1", structure, nearest))
+        structure = [100 * ssim(true, made) for true, made in zip(true_best, made_best, strict=True)]
+        nearest = 100 * float(np.mean([max(ssim(true, other) for other in public) for true in true_best]))
+        found.append(self._finding(scene, rung, "SSIM of the nearest face", "%", structure, nearest))
         right = _landmarks_right(scene, torch.stack(made_best), torch.stack(where_best))
         by_chance = float(np.mean(_landmarks_right(scene, torch.stack(near_best), torch.stack(where_best))))
         found.append(self._finding(scene, rung, f"faces with landmarks within {RIGHT:.0f} %", "%", right, by_chance))

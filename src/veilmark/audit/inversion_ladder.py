@@ -15,12 +15,14 @@ from torch import Tensor, nn
 from veilmark.audit.attack import REAL, Attack, Finding, Scene, with_controls
 from veilmark.audit.gradient_inversion import (
     GradientOf,
+    Likeness,
     classifier_gradient,
     dlg,
     likeness,
     noise_like,
     psnr,
     sgd_gradient,
+    ssim,
 )
 from veilmark.audit.inversion_search import SmallSigmoidNetwork, compact_gradient, search
 from veilmark.audit.label_inference import LabelCounts, apportioned, prior_counts, sign_rule
@@ -48,7 +50,7 @@ CLIENTS = 2
 STRANGERS = 200
 """Public pictures whose nearest one is chance, and whose spread is where searches look."""
 _BATCH, _MOST = 4, 8
-_WHAT = ("PSNR of the nearest picture", "dB")
+_PSNR, _SSIM = ("PSNR of the nearest picture", "dB"), ("SSIM of the nearest picture", "%")
 
 
 class _Ladder(Attack):
@@ -65,30 +67,64 @@ class _Ladder(Attack):
         scene.advance()
         return made.cpu()
 
-    def _rehearsed(self, scene: Scene, rung: str, true: Tensor, made: Tensor) -> Finding:
+    def _rehearsed(self, scene: Scene, rung: str, true: Tensor, made: Tensor) -> list[Finding]:
         """Scores pictures that were made of public ones."""
         said = likeness(made, true, _strangers(scene))
         scene.show(rung, true, made[said.order])
-        return self._finding(scene, rung, *_WHAT, said.psnr, float(np.mean(said.chance_psnr)))
+        return self._both(scene, rung, said)
 
-    def _real(self, scene: Scene, made: Mapping[int, Tensor]) -> Finding:
+    def _both(self, scene: Scene, rung: str, said: Likeness) -> list[Finding]:
+        """PSNR and SSIM."""
+        alike = [100 * some for some in said.ssim]
+        return [
+            self._finding(scene, rung, *_PSNR, said.psnr, float(np.mean(said.chance_psnr))),
+            self._finding(scene, rung, *_SSIM, alike, 100 * float(np.mean(said.chance_ssim))),
+        ]
+
+    def _beside(
+        self, found: Sequence[Finding], positive: tuple[float, float], negative: tuple[float, float]
+    ) -> list[Finding]:
+        """Findings beside their controls, by PSNR first, then by SSIM."""
+        return [
+            line
+            for (metric, _), yes, no in zip((_PSNR, _SSIM), positive, negative, strict=True)
+            for line in with_controls([some for some in found if some.metric == metric], yes, no)
+        ]
+
+    def _real(self, scene: Scene, made: Mapping[int, Tensor]) -> list[Finding]:
         """Scores pictures that were made of the run's messages: by client, the pair that is most alike."""
-        values, chances, nearest, shown = [], [], [], []
+        nearest, shown, chances = [], [], []
         for client, pictures in made.items():
             own = to_unit(scene.truth.owners[client].inputs)
             alike = torch.stack([psnr(picture.expand_as(own), own) for picture in pictures])
             best = int(alike.amax(dim=1).argmax())
-            values.append(float(alike.max()))
             nearest.append(own[int(alike[best].argmax())])
             shown.append(pictures[best])
             chances.append(max(float(psnr(some.expand_as(own), own).max()) for some in _strangers(scene)))
         scene.show(REAL, torch.stack(nearest[:SHOWN]), torch.stack(shown[:SHOWN]))
-        return self._finding(scene, REAL, *_WHAT, values, float(np.mean(chances)))
+        pairs = [likeness(one[None], own[None], _strangers(scene)) for one, own in zip(shown, nearest, strict=True)]
+        return self._both(
+            scene,
+            REAL,
+            Likeness(
+                list(range(len(pairs))),
+                [said.psnr[0] for said in pairs],
+                [said.ssim[0] for said in pairs],
+                chances,
+                [said.chance_ssim[0] for said in pairs],
+            ),
+        )
 
 
 def _strangers(scene: Scene) -> Tensor:
     """Public pictures that nothing is rehearsed with."""
     return to_unit(scene.public.inputs[: len(scene.public) // 2][:STRANGERS])
+
+
+def _in_order(made: Tensor, true: Tensor) -> tuple[float, float]:
+    """Mean PSNR in dB and SSIM in percent of pictures, each with its own."""
+    alike = [100 * ssim(one, other) for one, other in zip(true, made, strict=True)]
+    return float(psnr(made, true).mean()), float(np.mean(alike))
 
 
 def _rows(scene: Scene, count: int) -> list[int]:
@@ -142,12 +178,11 @@ class InversionOfClassifier(_Ladder):
         seen = _gradient(scene, network, few, named.values())
         several = self._of_network(scene, network, dict(zip(named, seen, strict=True)), targets[few], 0)
         found = [
-            self._rehearsed(scene, "one picture, one step of SGD, everything known", public[rows], torch.cat(single)),
-            self._rehearsed(scene, "four pictures, one step of SGD, everything known", public[few], several),
-            self._real(scene, self.run(scene)),
+            *self._rehearsed(scene, "one picture, one step of SGD, everything known", public[rows], torch.cat(single)),
+            *self._rehearsed(scene, "four pictures, one step of SGD, everything known", public[few], several),
+            *self._real(scene, self.run(scene)),
         ]
-        noise = [float(psnr(made, public[row : row + 1])[0]) for row, made in zip(rows, blind, strict=True)]
-        return with_controls(found, self._control(scene), float(np.mean(noise)))
+        return self._beside(found, self._control(scene), _in_order(torch.cat(blind), public[rows]))
 
     def run(self, scene: Scene) -> dict[int, Tensor]:
         """Pictures ``(n, c, s, s)`` by client, of the first messages.
@@ -181,8 +216,8 @@ class InversionOfClassifier(_Ladder):
     ) -> Tensor:
         return self._searched(scene, *compact_gradient(network, seen), labels, STEPS, number)
 
-    def _control(self, scene: Scene) -> float:
-        """PSNR of a public picture, in dB, out of the gradient of a network that must give it away, label included."""
+    def _control(self, scene: Scene) -> tuple[float, float]:
+        """PSNR in dB and SSIM in percent of a public picture out of a gradient that must give it and its label away."""
         task, row = scene.record.task, _rows(scene, 1)
         x = to_unit(scene.public.inputs[row])
         network = SmallSigmoidNetwork(task.channels, task.side, len(task.classes), scene.seed).to(scene.device)
@@ -193,7 +228,7 @@ class InversionOfClassifier(_Ladder):
             classifier_gradient(network), seen, (1, *x.shape[1:]), len(task.classes), guess, steps=CONTROL_STEPS,
             restarts=2, seed=scene.seed, advance=scene.advance,
         )  # fmt: skip
-        return float(psnr(found.pictures.cpu(), x)[0])
+        return _in_order(found.pictures.cpu(), x)
 
 
 class InversionOfGenerator(_Ladder):
@@ -231,11 +266,12 @@ class InversionOfGenerator(_Ladder):
             f"{steps} of Adam in place of one of SGD; D, F, C and the key known",
         )
         found = [
-            self._rehearsed(scene, rung, public[rows], torch.cat(pictures))
+            line
             for rung, pictures in zip(rungs, made[:3], strict=True)
+            for line in self._rehearsed(scene, rung, public[rows], torch.cat(pictures))
         ]
-        noise = float(psnr(torch.cat(made[3]), public[rows]).mean())
-        return with_controls([*found, self._real(scene, self.run(scene))], found[0].value, noise)
+        noise = _in_order(torch.cat(made[3]), public[rows])
+        return self._beside([*found, *self._real(scene, self.run(scene))], (found[0].value, found[1].value), noise)
 
     def run(self, scene: Scene) -> dict[int, Tensor]:
         """Pictures ``(n, c, s, s)`` by client, of the first messages: D, F, C, the key and labels are guessed."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from veilmark.audit.record import Record, RecordedRound, ThreatModel
 from veilmark.federation.tasks.task import Data
 from veilmark.run.checkpoints import Tensors
 from veilmark.run.seeds import rng_for
+from veilmark.sht.pretrained import Detector
 
 SHADOWS = 3
 """Networks that the attacker trains on public people."""
@@ -39,6 +40,21 @@ ASKED = 12
 """People of each client who are asked about, at most."""
 REHEARSED = 3
 """Clients that the attacker plays, to see which it would find a person in."""
+
+
+@dataclass(frozen=True, eq=False)
+class ShadowNetwork:
+    """A network that the attacker trained.
+
+    Attributes:
+        weights: What it learned.
+        learned: The faces it learned from.
+        behind: Weights of a network that learned the same behind the shadow's share; None where heads travel.
+    """
+
+    weights: Tensors
+    learned: Data
+    behind: Tensors | None
 
 
 class PersonMembership(Attack):
@@ -103,23 +119,32 @@ class PersonMembership(Attack):
         line = self._finding(scene, rung, f"area under the curve, by {metric}", "%", [100 * area.value], 50)
         return replace(line, n=len(members), low=100 * area.low, high=100 * area.high)
 
-    def _shadows(self, scene: Scene) -> list[tuple[Tensors, Data]]:
-        """Weights of networks that learned halves of the public people, drawn anew each, and those people's faces."""
+    def _shadows(self, scene: Scene) -> list[ShadowNetwork]:
+        """Networks that learned halves of the public people, drawn anew each."""
+        record = scene.record
         everyone = sorted(set(people_of(scene.public)))
         made = []
         for number in range(SHADOWS):
             rng = rng_for(scene.seed, 68, number)
             chosen = [everyone[place] for place in sorted(rng.permutation(len(everyone))[: max(2, len(everyone) // 2)])]
             learned = rows_of(scene.public, chosen)
-            start = face_network(scene.record, device=scene.device)
-            made.append((trained(scene, start, learned, SHADOW_STEPS, number).state_dict(), learned))
+            start = face_network(record, device=scene.device)
+            weights = trained(scene, start, learned, SHADOW_STEPS, number).state_dict()
+            share = {name: weights[name] for name in record.declared.tensors}
+            behind = None if heads_travel(record) else self._behind(scene, share, learned, number).state_dict()
+            made.append(ShadowNetwork(weights, learned, behind))
             scene.advance()
         return made
+
+    def _behind(self, scene: Scene, share: Tensors, learned: Data, number: int) -> Detector:
+        """A network that learns what does not travel behind a share."""
+        start = face_network(scene.record, share, device=scene.device)
+        return trained(scene, start, learned, SHADOW_STEPS, number, frozen=set(share))
 
     def _compared(
         self,
         scene: Scene,
-        shadows: Sequence[tuple[Tensors, Data]],
+        shadows: Sequence[ShadowNetwork],
         release: Tensors,
         data: Data,
         inside: Sequence[str],
@@ -129,19 +154,16 @@ class PersonMembership(Attack):
         record, device = scene.record, scene.device
         gains: dict[str, list[NDArray[np.float64]]] = {}
         order = [*inside, *outside]
-        for number, (shadow, learned) in enumerate(shadows):
-            network = face_network(record, shadow, device=device)
-            if not heads_travel(record):
-                behind = face_network(record, release, device=device)
-                trained(scene, behind, learned, SHADOW_STEPS, number, frozen=set(release))
-                others = face_network(record, {name: shadow[name] for name in release}, device=device)
-                trained(scene, others, learned, SHADOW_STEPS, number, frozen=set(release))
-                before, after = (
-                    np.log(as_array(landmark_errors(record, some, data), order)) for some in (others, behind)
+        for number, shadow in enumerate(shadows):
+            if shadow.behind is not None:
+                pair = (
+                    face_network(record, shadow.behind, device=device),
+                    self._behind(scene, release, shadow.learned, number),
                 )
+                before, after = (np.log(as_array(landmark_errors(record, some, data), order)) for some in pair)
                 gains.setdefault("landmarks that a detector behind the share finds", []).append(before - after)
-            alone = fit_by_person(record, network, data)
-            with_share = fit_by_person(record, face_network(record, shadow, release, device=device), data)
+            alone = fit_by_person(record, face_network(record, shadow.weights, device=device), data)
+            with_share = fit_by_person(record, face_network(record, shadow.weights, release, device=device), data)
             for metric in alone:
                 gains.setdefault(metric, []).append(
                     as_array(with_share[metric], order) - as_array(alone[metric], order)

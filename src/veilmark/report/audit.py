@@ -115,7 +115,8 @@ def verdict(findings: Sequence[AuditFinding]) -> Verdict:
         kind, words = "not shown to work", "Unknown: the attack did not succeed where it must, so it shows nothing."
     else:
         kind = "not found"
-        beaten = [found.rung for found in findings if found.low > found.chance and found.rung != REAL]
+        alike = [found for found in findings if found.metric == real.metric]
+        beaten = [found.rung for found in alike if found.low > found.chance and found.rung != REAL]
         where = f" It works on the rung “{beaten[-1]}”." if beaten else ""
         words = f"Not by this attack ({_figure(real)}, chance {real.chance:.1f}).{where} Another attack may."
     return Verdict(easy.attack, easy.threat_model, kind, words, list(findings))

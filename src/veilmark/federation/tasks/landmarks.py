@@ -26,6 +26,7 @@ from veilmark.faces.degrade import shrink
 from veilmark.faces.images import ImageError, read_image
 from veilmark.faces.synthetic import draw_identity, render_face
 from veilmark.federation.tasks.task import Data, Learner, Task
+from veilmark.landmarks.conversion import conversion
 from veilmark.landmarks.metrics import psnr
 from veilmark.landmarks.nme import face_nme
 from veilmark.landmarks.schemes import get_scheme
@@ -57,6 +58,9 @@ _AT_ONCE = 128
 
 _OTHERS, _ASIDE = 1_000_000, 2_000_000
 """Numbers of the first synthetic person whom no client has, and of the first who is not scored either."""
+
+_RENDERED = "ibug68"
+"""Scheme of rendered faces."""
 
 _PICTURE = 160
 """Side of a rendered picture in pixels; the face is about 45 % of it."""
@@ -356,6 +360,8 @@ def load_landmarks(
     if config.layout == SYNTHETIC:
         if data is not None:
             raise ConfigError("layout synthetic is drawn, not read: leave out --data, or set data.layout")
+        # Refuses a scheme that rendered faces do not have.
+        conversion(_RENDERED, config.network.scheme)
         needed = clients * (config.people or 6)
         train = _rendered(config.network.size, config.frames, 0, needed, scored=False)
         test = _rendered(config.network.size, config.frames, _OTHERS, config.test_people, scored=True)
@@ -502,9 +508,10 @@ def _deal(config: LandmarksConfig, frames: Sequence[Frame], clients: int, seed: 
     order = [sorted(of)[place] for place in rng.permutation(len(of))]
     if config.people is not None:
         if config.people * clients > len(order):
+            most = len(order) // clients
             raise ConfigError(
                 f"people = {config.people} for each of {clients} clients: the split has {len(order)}; take at most "
-                f"{len(order) // clients}"
+                + (f"{most}" if most >= 2 else f"{len(order) // 2} clients, of 2 people each")
             )
         order = order[: config.people * clients]
     if len(order) < 2 * clients:
