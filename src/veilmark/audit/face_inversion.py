@@ -25,6 +25,7 @@ from veilmark.audit.gradient_inversion import GradientOf, cosine_inversion, nois
 from veilmark.audit.record import Record, RecordedRound, ThreatModel
 from veilmark.audit.waves import Waves
 from veilmark.faces.finders import HaarFinder
+from veilmark.federation.engine import side_by_side
 from veilmark.federation.samples import SHOWN
 from veilmark.federation.tasks.task import Data
 from veilmark.landmarks.nme import face_nme
@@ -42,6 +43,9 @@ REHEARSED = 2
 """Public faces on a rung."""
 BEHIND = 60
 """Steps in which the attacker learns what does not travel, behind the share of the last recorded round."""
+_NOISE = "noise"
+_Step = tuple[GradientOf, Sequence[Tensor]]
+"""How a gradient is made, and the one that was seen."""
 RIGHT = 10.0
 """NME in percent below which landmarks count as found."""
 
@@ -70,29 +74,35 @@ class FaceInversion(Attack):
 
     def findings(self, scene: Scene) -> list[Finding]:
         """Steps on one face, with ever less known; a client's round that the attacker plays; the run; noise."""
-        task = scene.record.faces
+        record, task = scene.record, scene.record.faces
         known, others = halves(scene.public)
         faces, points = sharp_faces(task, others), landmarks_of(task, others)
         rows = [int(row) for row in np.linspace(0, len(faces) - 1, REHEARSED)]
-        rungs, blind = self._steps(scene, faces, points, rows)
-        found: list[Finding] = []
-        for rung, alone in rungs.items():
-            scene.show(rung, 2 * faces[rows[: len(alone)]] - 1, torch.cat(alone))
-            found += self._scored(scene, rung, known, _pairs(alone, faces, points, rows))
         own = rows_of(others, [people_of(others)[0]])
-        first = scene.record.rounds[0]
+        rungs = self._steps(scene, faces, points, rows)
+        first = record.rounds[0]
         network, names = _shared_network(scene, first)
         sent = rehearsed_round(scene, first, own, 0)
-        gradient = _gradient(scene, network, names, _guessed_landmarks(scene))
-        played = self._searched(scene, gradient, _moved(scene, first.broadcast, sent, names))
-        pairs = [(played, sharp_faces(task, own), landmarks_of(task, own))]
-        found += self._scored(scene, "a client's own round, on the faces of one person", known, pairs)
+        clients_round = "a client's own round, on the faces of one person"
+        rungs[clients_round] = [
+            (_gradient(scene, network, names, _guessed_landmarks(scene)), _moved(scene, first.broadcast, sent, names))
+        ]
+        pictures = iter(self._searched(scene, [step for steps in rungs.values() for step in steps]))
+        made = {rung: [next(pictures) for _ in steps] for rung, steps in rungs.items()}
+        noise = self._scored(scene, _NOISE, known, _pairs(made.pop(_NOISE), faces, points, rows))
+        found: list[Finding] = []
+        for rung, alone in made.items():
+            pairs = _pairs(alone, faces, points, rows)
+            if rung == clients_round:
+                pairs = [(alone[0], sharp_faces(task, own), landmarks_of(task, own))]
+            else:
+                scene.show(rung, 2 * faces[rows[: len(alone)]] - 1, torch.cat(alone))
+            found += self._scored(scene, rung, known, pairs)
         messages = []
-        for made, client in self.run(scene):
+        for picture, client in self.run(scene):
             owned = scene.truth.owners[client]
-            messages.append((made, sharp_faces(task, owned), landmarks_of(task, owned)))
+            messages.append((picture, sharp_faces(task, owned), landmarks_of(task, owned)))
         found += self._scored(scene, REAL, known, messages)
-        noise = self._scored(scene, "noise", known, _pairs(blind, faces, points, rows))
         return [
             line
             for metric, negative in ((line.metric, line.value) for line in noise)
@@ -108,19 +118,17 @@ class FaceInversion(Attack):
 
         The whole round is taken for one step.
         """
-        made = []
+        clients, steps = [], []
         for recorded in dict.fromkeys((scene.record.rounds[0], scene.record.rounds[-1])):
             network, names = _shared_network(scene, recorded)
             gradient = _gradient(scene, network, names, _guessed_landmarks(scene))
             client, update = next(iter(recorded.updates.items()))
-            seen = _moved(scene, recorded.broadcast, update.tensors, names)
-            made.append((self._searched(scene, gradient, seen), client))
-        return made
+            clients.append(client)
+            steps.append((gradient, _moved(scene, recorded.broadcast, update.tensors, names)))
+        return list(zip(self._searched(scene, steps), clients, strict=True))
 
-    def _steps(
-        self, scene: Scene, faces: Tensor, points: Tensor, rows: Sequence[int]
-    ) -> tuple[dict[str, list[Tensor]], list[Tensor]]:
-        """What is found from single steps of SGD on one face, easiest first, and from noise in place of them.
+    def _steps(self, scene: Scene, faces: Tensor, points: Tensor, rows: Sequence[int]) -> dict[str, list[_Step]]:
+        """Single steps of SGD on one face, easiest first, and noise in place of one.
 
         Args:
             scene: Of the attack.
@@ -129,7 +137,7 @@ class FaceInversion(Attack):
             rows: Which are rehearsed with.
 
         Returns:
-            Faces in [-1, 1] by rung, one for each row (the later share has the first row only); those from noise.
+            Steps by rung, one for each row; the later share and noise have the first row only.
         """
         record, task = scene.record, scene.record.faces
         first, last = record.rounds[0], record.rounds[-1]
@@ -143,51 +151,47 @@ class FaceInversion(Attack):
         # What is known to give a face away, for a control: a whole DHLN at its start.
         whole = task.network(record.config.seed).to(scene.device)
         every = [name for name, _ in whole.named_parameters()]
-        made: dict[str, list[Tensor]] = {}
-        blind: list[Tensor] = []
+        steps: dict[str, list[_Step]] = {}
 
-        def step(
-            rung: str,
-            row: int,
-            network: Detector,
-            names: Sequence[str],
-            sent: Sequence[Tensor] | None = None,
-            where: Tensor | None = None,
-        ) -> list[Tensor]:
-            gradient = _gradient(scene, network, names, points[row : row + 1] if where is None else where)
-            if sent is None:
-                pictures = (2 * faces[row : row + 1] - 1).to(scene.device)
-                sent = [some.detach() for some in gradient(pictures, torch.ones(1, 1))]
-            made.setdefault(rung, []).append(self._searched(scene, gradient, sent))
-            return list(sent)
+        def step(rung: str, row: int, network: Detector, names: Sequence[str]) -> list[Tensor]:
+            gradient = _gradient(scene, network, names, points[row : row + 1])
+            sent = gradient((2 * faces[row : row + 1] - 1).to(scene.device), torch.ones(1, 1))
+            steps.setdefault(rung, []).append((gradient, [some.detach() for some in sent]))
+            return [some.detach() for some in sent]
 
         for row in rows:
             # Without a control of its own the easiest rung is one.
             if names != every:
                 step("one step of a whole DHLN at its start, which must give the face away", row, whole, every)
             sent = step("one face, one step of SGD, landmarks and all networks known", row, network, names)
-            step("the same; landmarks and what does not travel guessed", row, guessed, names, sent,
-                 _guessed_landmarks(scene))  # fmt: skip
-            if not blind:
-                gradient = _gradient(scene, network, names, points[row : row + 1])
-                blind.append(self._searched(scene, gradient, noise_like(sent, scene.seed + row)))
+            tried = _gradient(scene, guessed, names, _guessed_landmarks(scene))
+            steps.setdefault("the same; landmarks and what does not travel guessed", []).append((tried, sent))
+            if row == rows[0]:
+                known = _gradient(scene, network, names, points[row : row + 1])
+                steps[_NOISE] = [(known, noise_like(sent, scene.seed + row))]
         if last is not first:
             learned, _ = _shared_network(scene, last)
             step(f"one such step in round {last.number}, all known", rows[0], learned, names)
-        return made, blind
+        return steps
 
-    def _searched(self, scene: Scene, gradient: GradientOf, seen: Sequence[Tensor]) -> Tensor:
-        """A face ``(1, 3, s, s)`` in [-1, 1], on the CPU, of a gradient on the scene's device."""
+    def _searched(self, scene: Scene, steps: Sequence[_Step]) -> list[Tensor]:
+        """Faces ``(1, 3, s, s)`` in [-1, 1], on the CPU, of gradients on the scene's device, side by side."""
         task = scene.record.faces
         side = task.config.network.size
         known, _ = halves(scene.public)
-        nobody = torch.zeros(1, dtype=torch.int64)
-        found = cosine_inversion(
-            gradient, seen, (1, 3, side, side), nobody, 1, steps=STEPS, lr=RATE, smoothness=SMOOTHNESS,
-            waves=Waves(side, side, scene.device), start=2 * sharp_faces(task, known).mean(dim=0) - 1,
-        )  # fmt: skip
-        scene.advance()
-        return found.pictures.cpu()
+        start = 2 * sharp_faces(task, known).mean(dim=0) - 1
+        waves, nobody = Waves(side, side, scene.device), torch.zeros(1, dtype=torch.int64)
+
+        def one(place: int) -> Tensor:
+            gradient, seen = steps[place]
+            found = cosine_inversion(
+                gradient, seen, (1, 3, side, side), nobody, 1, steps=STEPS, lr=RATE, smoothness=SMOOTHNESS,
+                waves=waves, start=start,
+            )  # fmt: skip
+            scene.advance()
+            return found.pictures.cpu()
+
+        return [picture for _, picture in side_by_side(range(len(steps)), one, scene.device)]
 
     def _scored(
         self, scene: Scene, rung: str, known: Data, pairs: Sequence[tuple[Tensor, Tensor, Tensor]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch.nn.functional import avg_pool2d, interpolate
 from veilmark.audit.attack import Scene
 from veilmark.audit.gradient_inversion import psnr
 from veilmark.audit.record import Record, RecordedRound
+from veilmark.federation.engine import side_by_side
 from veilmark.federation.methods.fedavg import train_locally
 from veilmark.federation.methods.keyed import KeyedOptions
 from veilmark.federation.methods.method import ClientView, Secrets
@@ -33,6 +35,25 @@ HEADS = ("heatmap.", "detector.heatmap.")
 
 EACH = 4
 """Faces by which a person is known, at most."""
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """What :func:`trained` is told.
+
+    Attributes:
+        network: What learns.
+        data: Public faces.
+        steps: How many.
+        number: Another number draws other batches.
+        frozen: Names of tensors that stay as they are.
+    """
+
+    network: Detector
+    data: Data
+    steps: int
+    number: int
+    frozen: Collection[str] = ()
 
 
 def face_network(record: Record, *shares: Tensors, device: torch.device | str = "cpu") -> Detector:
@@ -150,6 +171,16 @@ def trained(
         train_locally(learner, training, 1, scene.seed, 1000 + number, 0, adamw(network, training))
     scene.advance()
     return network
+
+
+def trained_side_by_side(scene: Scene, lessons: Sequence[Lesson]) -> list[Detector]:
+    """Several networks after :func:`trained`, as many at a time as PyTorch has threads."""
+
+    def one(place: int) -> Detector:
+        lesson = lessons[place]
+        return trained(scene, lesson.network, lesson.data, lesson.steps, lesson.number, lesson.frozen)
+
+    return [network for _, network in side_by_side(range(len(lessons)), one, scene.device)]
 
 
 def fit_by_person(record: Record, network: Detector, data: Data) -> dict[str, dict[str, float]]:

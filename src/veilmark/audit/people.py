@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from veilmark.audit.attack import REAL, Attack, Finding, Scene, with_controls
 from veilmark.audit.faces import (
     EACH,
+    Lesson,
     as_array,
     face_network,
     fit_by_person,
@@ -22,6 +23,7 @@ from veilmark.audit.faces import (
     rehearsed_round,
     rows_of,
     trained,
+    trained_side_by_side,
 )
 from veilmark.audit.membership import Scores, membership_score
 from veilmark.audit.record import Record, RecordedRound, ThreatModel
@@ -123,23 +125,29 @@ class PersonMembership(Attack):
         """Networks that learned halves of the public people, drawn anew each."""
         record = scene.record
         everyone = sorted(set(people_of(scene.public)))
-        made = []
+        learned = []
         for number in range(SHADOWS):
             rng = rng_for(scene.seed, 68, number)
             chosen = [everyone[place] for place in sorted(rng.permutation(len(everyone))[: max(2, len(everyone) // 2)])]
-            learned = rows_of(scene.public, chosen)
-            start = face_network(record, device=scene.device)
-            weights = trained(scene, start, learned, SHADOW_STEPS, number).state_dict()
-            share = {name: weights[name] for name in record.declared.tensors}
-            behind = None if heads_travel(record) else self._behind(scene, share, learned, number).state_dict()
-            made.append(ShadowNetwork(weights, learned, behind))
-            scene.advance()
-        return made
+            learned.append(rows_of(scene.public, chosen))
+        lessons = [
+            Lesson(face_network(record, device=scene.device), data, SHADOW_STEPS, number)
+            for number, data in enumerate(learned)
+        ]
+        weights = [network.state_dict() for network in trained_side_by_side(scene, lessons)]
+        behind: Sequence[Tensors | None] = [None] * SHADOWS
+        if not heads_travel(record):
+            shares = [{name: some[name] for name in record.declared.tensors} for some in weights]
+            behind = [network.state_dict() for network in self._behind(scene, shares, learned)]
+        return [ShadowNetwork(*parts) for parts in zip(weights, learned, behind, strict=True)]
 
-    def _behind(self, scene: Scene, share: Tensors, learned: Data, number: int) -> Detector:
-        """A network that learns what does not travel behind a share."""
-        start = face_network(scene.record, share, device=scene.device)
-        return trained(scene, start, learned, SHADOW_STEPS, number, frozen=set(share))
+    def _behind(self, scene: Scene, shares: Sequence[Tensors], learned: Sequence[Data]) -> list[Detector]:
+        """Networks that learn what does not travel, each behind its share."""
+        lessons = []
+        for number, (share, data) in enumerate(zip(shares, learned, strict=True)):
+            start = face_network(scene.record, share, device=scene.device)
+            lessons.append(Lesson(start, data, SHADOW_STEPS, number, frozenset(share)))
+        return trained_side_by_side(scene, lessons)
 
     def _compared(
         self,
@@ -154,12 +162,11 @@ class PersonMembership(Attack):
         record, device = scene.record, scene.device
         gains: dict[str, list[NDArray[np.float64]]] = {}
         order = [*inside, *outside]
+        learned = [shadow.learned for shadow in shadows]
+        behind = [] if heads_travel(record) else self._behind(scene, [release] * len(shadows), learned)
         for number, shadow in enumerate(shadows):
             if shadow.behind is not None:
-                pair = (
-                    face_network(record, shadow.behind, device=device),
-                    self._behind(scene, release, shadow.learned, number),
-                )
+                pair = (face_network(record, shadow.behind, device=device), behind[number])
                 before, after = (np.log(as_array(landmark_errors(record, some, data), order)) for some in pair)
                 gains.setdefault("landmarks that a detector behind the share finds", []).append(before - after)
             alone = fit_by_person(record, face_network(record, shadow.weights, device=device), data)

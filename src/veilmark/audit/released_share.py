@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from veilmark.audit.attack import REAL, Attack, Finding, Scene, with_controls
-from veilmark.audit.faces import as_array, face_network, halves, landmark_errors, people_of, trained
+from veilmark.audit.faces import (
+    Lesson,
+    as_array,
+    face_network,
+    halves,
+    landmark_errors,
+    people_of,
+    trained,
+    trained_side_by_side,
+)
 from veilmark.audit.record import Record, ThreatModel
 from veilmark.federation.tasks.task import Data
 from veilmark.run.checkpoints import Tensors
@@ -52,21 +63,23 @@ class DetectorFromShare(Attack):
             else value
             for place, (name, value) in enumerate(sorted(start.items()))
         }
-        nothing = self._errors(scene, {}, few, asked)
-        saved = [
-            nothing - self._errors(scene, share, few, asked)
-            for share in ({name: good[name] for name in names}, record.rounds[-1].broadcast, noise)
-        ]
+        shares: list[Tensors] = [{}, {name: good[name] for name in names}, record.rounds[-1].broadcast, noise]
+        nothing, *behind = self._errors(scene, shares, few, asked)
+        saved = [nothing - errors for errors in behind]
         metric, unit = "error saved against a start from nothing", "% of the eyes' distance"
         rung = f"the share of a network that knows {len(set(people_of(others)))} people"
         control = self._finding(scene, rung, metric, unit, saved[0].tolist(), 0.0)
         real = self._finding(scene, REAL, metric, unit, saved[1].tolist(), 0.0)
         return with_controls([control, real], control.value, float(saved[2].mean()))
 
-    def _errors(self, scene: Scene, share: Tensors, few: Data, asked: Data) -> NDArray[np.float64]:
-        """NME in percent of each person at the smallest size."""
-        network = trained(
-            scene, face_network(scene.record, share, device=scene.device), few, STEPS, 40, frozen=set(share)
-        )
-        errors = landmark_errors(scene.record, network, asked)
-        return as_array(errors, sorted(errors))
+    def _errors(self, scene: Scene, shares: Sequence[Tensors], few: Data, asked: Data) -> list[NDArray[np.float64]]:
+        """NME in percent of each person at the smallest size, by a detector behind each share."""
+        lessons = [
+            Lesson(face_network(scene.record, share, device=scene.device), few, STEPS, 40, frozenset(share))
+            for share in shares
+        ]
+        found = []
+        for network in trained_side_by_side(scene, lessons):
+            errors = landmark_errors(scene.record, network, asked)
+            found.append(as_array(errors, sorted(errors)))
+        return found
