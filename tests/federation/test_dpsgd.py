@@ -146,6 +146,25 @@ def test_it_learns_where_the_noise_is_small(bench, monkeypatch):
     assert one.task.score(answers, one.owners[0])["accuracy"][0] > 90
 
 
+def test_noisy_gradients_go_to_adamw_where_it_is_wanted(bench, monkeypatch):
+    options = silence(monkeypatch)
+    one = bench(images=20, batch=20, local_steps=1, weight_decay=0.0, optimizer="adamw", lr=0.01)
+    client, broadcast = one.client(DPSGD(options)), one.server(DPSGD(options)).broadcast()
+    first = client.train_round(broadcast, 0).tensors
+    # The first step of Adam is as long as its rate wherever there is a gradient.
+    for name in ("classifier.layers.5.weight", "classifier.layers.5.bias"):
+        assert float((first[name] - broadcast[name]).abs().max()) == pytest.approx(0.01, rel=1e-3)
+    memory = {name: value.clone() for name, value in client.state().items()}
+    second = client.train_round(first, 1).tensors
+    again = one.client(DPSGD(options))
+    again.load_state(memory)
+    resumed = again.train_round(first, 1).tensors
+    for name, value in second.items():
+        assert torch.equal(resumed[name], value), name
+    forgetful = one.client(DPSGD(options)).train_round(first, 1).tensors
+    assert any(not torch.equal(forgetful[name], value) for name, value in second.items())
+
+
 def test_a_network_too_large_is_refused_with_the_remedy(bench):
     one = bench(head_widths=(4096, 1024))
     with pytest.raises(ConfigError, match=r"data\.head_widths=\[128, 64\]"):

@@ -3,7 +3,9 @@
 Each client draws every example into a step with probability q = batch / examples, clips each example's gradient to a
 norm, adds Gaussian noise to their sum, and divides by the expected batch. An accountant (PRV of Gopi et al. 2021, or
 RDP of Mironov 2017) says what its rounds have spent; a client whose next round would spend more than its budget does
-not train any more: it sends back what it was sent.
+not train any more: it sends back what it was sent. With ``training.optimizer = adamw`` the noisy gradients go to AdamW
+in place of SGD, which spends nothing more: its memory is made of what the accountant has counted. ``training.clip``
+does nothing here, where ``options.dpsgd.clip`` holds for each example.
 
 **The unit of privacy is one example of one client; neighbours differ by adding or removing one example.** Epsilon holds
 for everything that a client sends in the whole run, against whoever sees it, the server included. What it does not
@@ -33,7 +35,7 @@ from veilmark.federation.methods.release import private_rng
 from veilmark.federation.tasks.task import Learner
 from veilmark.run.checkpoints import Tensors
 from veilmark.run.errors import ConfigError
-from veilmark.run.local_training import batches, rate, sgd
+from veilmark.run.local_training import batches, rate, set_share, sgd
 from veilmark.run.seeds import rng_for
 
 LARGEST_NETWORK = 2_000_000
@@ -124,8 +126,11 @@ class DPSGDClient(FedAvgClient):
         noise.manual_seed(int(secret.stream(f"dpsgd noise|{round_number}".encode()).take(8).view("<u8")[0]) >> 1)
         # Opacus takes gradients from layers; DHLN has weights that are no layer's, and goes example by example.
         hooked = GradSampleModule(learner.model) if view.task.name == "classify" else None
+        share = rate(round_number, view.rounds, view.training.decay_after)
+        plain = self.lasting or sgd(learner.model, view.training, share)
+        set_share(plain, view.training, share)
         optimizer = DPOptimizer(
-            sgd(learner.model, view.training, rate(round_number, view.rounds, view.training.decay_after)),
+            plain,
             noise_multiplier=options.noise,
             max_grad_norm=options.clip,
             expected_batch_size=max(1, round(self.sample_rate * learner.examples)),
@@ -173,18 +178,19 @@ class DPSGDClient(FedAvgClient):
             parameter.grad_sample = parameter.new_zeros((0, *parameter.shape))  # type: ignore[attr-defined]
 
     def state(self) -> Tensors:
-        """How many steps it has taken."""
-        return {"steps": torch.tensor(self.steps)}
+        """How many steps it has taken, and the memory of an optimiser that lasts."""
+        return {"steps": torch.tensor(self.steps)} | self._memory()
 
     def load_state(self, tensors: Tensors) -> None:
-        """Goes on counting."""
+        """Goes on counting, and remembering."""
+        super().load_state(tensors)
         self.steps = int(tensors["steps"])
 
 
 class DPSGD(Method[DPSGDOptions]):
     """Noisy SGD on clipped gradients of single examples."""
 
-    summary = "the whole network, trained by noisy SGD within a budget"
+    summary = "the whole network, trained on clipped and noisy gradients within a budget"
     source = "Abadi et al. 2016, arXiv 1607.00133"
     tasks = ("classify", "landmarks")
     model = DPSGDOptions
