@@ -5,6 +5,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -27,25 +28,27 @@ from veilmark.audit.faces import (
     trained,
 )
 from veilmark.audit.gradient_inversion import noise_like
-from veilmark.audit.membership import membership_score
-from veilmark.audit.people import OwnerOfPerson, PersonMembership
+from veilmark.audit.people import OwnerOfPerson, PersonMembership, beyond_usual
 from veilmark.audit.record import RecordedRound, read_record
 from veilmark.audit.released_share import DetectorFromShare
 from veilmark.federation.messages import Update, UpdateRefused
 from veilmark.federation.methods.gc import SparseServer
+from veilmark.federation.tasks import landmarks
 from veilmark.federation.tasks.landmarks import load_aside, load_landmarks, load_strangers
 from veilmark.federation.transcript import TranscriptError
 from veilmark.report import audit as report_audit
 from veilmark.report.audit import Verdict, read_audit, write_audit_report
 from veilmark.report.federation import write_comparison
 from veilmark.run.checkpoints import read_tensors
+from veilmark.run.errors import ConfigError
 from veilmark.sht.losses import DHLNLoss
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """Attacks as they are, with fewer steps."""
+    """Attacks as they are, with fewer steps and people."""
     for module, name, value in (
+        (landmarks, "_ASKED", 4),
         (face_inversion, "STEPS", 4),
         (people, "SHADOWS", 1),
         (people, "SHADOW_STEPS", 3),
@@ -99,6 +102,15 @@ def test_every_method_is_audited(tmp_path, method):
     page = write_audit_report(tmp_path / "audit").read_text()
     assert "NME at 16 px" in page
     assert "Accuracy" not in page
+
+
+def test_too_few_public_people_are_refused_before_any_work(tmp_path, played, monkeypatch):
+    run, made = played
+    few = rows_of(load_aside(made.data, None), ["person2000000", "person2000001", "person2000002"])
+    monkeypatch.setattr(audits, "load_aside", lambda *words: few)
+    with pytest.raises(ConfigError, match="= select: 3 people in that split; attacks need 4 public people"):
+        audit_run(run.path, None, tmp_path / "audit")
+    assert not (tmp_path / "audit").exists()
 
 
 def test_a_comparison_shows_what_leaked(tmp_path, played, monkeypatch):
@@ -289,25 +301,51 @@ def test_members_are_told_from_strangers_where_they_are_known_by_heart(played):
     assert found[REAL].n == len(set(people_of(everyone)))
 
 
-def test_members_are_told_by_a_detector_that_is_learned_behind_the_share(tmp_path, monkeypatch):
+def test_members_are_told_where_all_of_a_network_is_known_though_its_heads_do_not_travel(tmp_path, monkeypatch):
     made = config("data.test_people=4", "method=keyed", rounds=1)
     scene = scene_of(play(tmp_path / "run", made), made)
-    monkeypatch.setattr(people, "SHADOW_STEPS", 40)
-    owned = scene.truth.owners
-    network = face_network(scene.record)
-    everyone = people._joined(owned)
-    trained(scene, network, everyone, 200, 60)
-    release = {name: network.state_dict()[name].detach() for name in scene.record.declared.tensors}
-    attack = PersonMembership()
-    inside, outside = ([*dict.fromkeys(people_of(some))] for some in (everyone, scene.truth.strangers))
-    asked = people._joined([everyone, scene.truth.strangers])
-    shadows = attack._shadows(scene)
-    start = {name: face_network(scene.record).state_dict()[name] for name in release}
-    area = {}
-    for name, share in (("learned", release), ("start", start)):
-        found = attack._compared(scene, shadows, share, asked, inside, outside)
-        area[name] = membership_score(*found["landmarks that a detector behind the share finds"]).auc.value
-    assert area["learned"] > area["start"]
+    monkeypatch.setattr(people, "CONTROL_STEPS", 400)
+    found = [line for line in PersonMembership().findings(scene) if line.metric.endswith("by landmarks")]
+    assert [line.rung for line in found] == [
+        "a network that knows 2 people by heart, all of it",
+        "what travels of such a network",
+        REAL,
+    ]
+    assert found[0].value == found[2].positive_control > 80
+
+
+def test_what_is_learned_behind_a_share_leaves_the_share_as_it_was(tmp_path):
+    made = config("data.test_people=4", "method=keyed", rounds=1)
+    scene = scene_of(play(tmp_path / "run", made), made)
+    share = scene.record.rounds[-1].broadcast
+    (network,) = PersonMembership()._behind(scene, [share], [scene.public])
+    start = face_network(scene.record).state_dict()
+    changed = {name for name, value in network.state_dict().items() if not torch.equal(value, start[name])}
+    assert all(torch.equal(network.state_dict()[name], value) for name, value in share.items())
+    assert any(name.startswith("detector.heatmap.") for name in changed)
+
+
+def test_what_is_beyond_the_usual_line_is_found_exactly():
+    rng = np.random.default_rng(0)
+    bonus = np.r_[0.5, -0.25, np.zeros(8)]
+    before = rng.normal(size=(3, 10))
+    after = 0.3 * before + np.array([1.0, -2.0, 5.0])[:, None] + bonus
+    known = np.zeros((3, 10), dtype=bool)
+    known[0, 4:7] = known[2, 7:9] = True
+    before[known] = after[known] = np.nan
+    np.testing.assert_allclose(beyond_usual(before, after, slice(2, None)), bonus, atol=1e-12)
+
+
+def test_one_usual_person_tells_no_slope():
+    before, after = np.array([[1.0, 3.0, 2.0]]), np.array([[2.0, 7.0, 5.0]])
+    np.testing.assert_allclose(beyond_usual(before, after, slice(2, None)), [-2.0, 1.0, 0.0])
+
+
+def test_the_line_is_that_of_least_squares():
+    rng = np.random.default_rng(1)
+    before, after = rng.normal(size=(1, 30)), rng.normal(size=(1, 30))
+    fitted = np.polynomial.Polynomial.fit(before[0, 10:], after[0, 10:], 1)
+    np.testing.assert_allclose(beyond_usual(before, after, slice(10, None)), after[0] - fitted(before[0]), atol=1e-12)
 
 
 def test_a_share_that_knows_landmarks_saves_an_outsider_work(played, monkeypatch):
@@ -322,4 +360,6 @@ def test_only_what_travels_is_asked(tmp_path):
     run = play(tmp_path / "run", config("data.test_people=4", method="hallucinator", rounds=1))
     record = read_record(run.path / "transcript")
     public = load_aside(record.config.data, None)
-    assert set(fit_by_person(record, face_network(record), public)) == {"face"}
+    network = face_network(record)
+    assert set(fit_by_person(record, network, public, record.declared.tensors)) == {"face"}
+    assert set(fit_by_person(record, network, public, network.state_dict())) == {"face", "landmarks"}

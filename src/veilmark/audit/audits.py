@@ -23,6 +23,7 @@ from veilmark.audit.class_mix import ClassMix
 from veilmark.audit.client_inference import Linking
 from veilmark.audit.completed_share import MembershipBehindShare
 from veilmark.audit.face_inversion import FaceInversion
+from veilmark.audit.faces import people_of
 from veilmark.audit.feature_inversion import PicturesFromHead
 from veilmark.audit.generator_attacks import KeyOracle
 from veilmark.audit.inverse_network import PicturesFromGenerated
@@ -95,6 +96,8 @@ NOT_TRIED = (
 
 _PUBLIC = 1000
 """Public pictures that attacks have at most."""
+_PEOPLE = 4
+"""Public people without whom attacks on landmark detectors have nobody to compare with."""
 _STRANGERS = 1000
 """Pictures without an owner that are asked about beside members, at most: enough for 1 % of false alarms."""
 
@@ -248,7 +251,13 @@ def _truth(record: Record, run: Path, data: Path | None, secrets: Path | None) -
     config = record.config
     if isinstance(config, LandmarksFederation):
         _, owners, _, _ = load_landmarks(config.data, data, config.clients, config.seed)
-        return Truth(owners, strangers=load_strangers(config.data, data)), load_aside(config.data, data)
+        public = load_aside(config.data, data)
+        if (people := len(set(people_of(public)))) < _PEOPLE:
+            raise ConfigError(
+                f"data.aside = {config.data.aside}: {people} people in that split; attacks need {_PEOPLE} public "
+                "people at least: play the run with a larger one"
+            )
+        return Truth(owners, strangers=load_strangers(config.data, data)), public
     task, owners, _, _ = load_classify(config.data, data, config.clients, config.seed)
     if task.description() != record.task.description():
         raise ConfigError(f"the pictures in {data} are not those of {run}: {task.description()}")

@@ -76,9 +76,9 @@ def face_network(record: Record, *shares: Tensors, device: torch.device | str = 
     return network.to(device)
 
 
-def heads_travel(record: Record) -> bool:
-    """Whether heatmap heads are among what is shared."""
-    return any(name.startswith(HEADS) for name in record.declared.tensors)
+def holds_heads(names: Collection[str]) -> bool:
+    """Whether heatmap heads are among tensors of some names."""
+    return any(name.startswith(HEADS) for name in names)
 
 
 def sharp_faces(task: LandmarksTask, data: Data) -> Tensor:
@@ -183,22 +183,26 @@ def trained_side_by_side(scene: Scene, lessons: Sequence[Lesson]) -> list[Detect
     return [network for _, network in side_by_side(range(len(lessons)), one, scene.device)]
 
 
-def fit_by_person(record: Record, network: Detector, data: Data) -> dict[str, dict[str, float]]:
+def fit_by_person(
+    record: Record, network: Detector, data: Data, known: Collection[str], *, face: bool = True
+) -> dict[str, dict[str, float]]:
     """How well a network fits each person's faces, shrunk to the smallest size: larger is better.
 
     Args:
-        record: Says what of the network travelled.
+        record: What the server saw.
         network: What is asked.
         data: Faces of several people, with landmarks.
+        known: Names of its tensors that are in the asker's hands.
+        face: Whether to ask what is hallucinated.
 
     Returns:
-        By what was asked, the mean over each person's faces: ``landmarks``, where heatmap heads travel, minus the
+        By what was asked, the mean over each person's faces: ``landmarks``, where heatmap heads are known, minus the
         logarithm of the NME, as faces that are hard for every network have errors that vary more; ``face``, the PSNR
         in dB of what is hallucinated.
     """
     errors, likeness = _asked(record, network, data)
-    found = {"landmarks": _means(data, (-np.log(errors)).tolist())} if heads_travel(record) else {}
-    if likeness:
+    found = {"landmarks": _means(data, (-np.log(errors)).tolist())} if holds_heads(known) else {}
+    if likeness and face:
         found["face"] = _means(data, likeness)
     return found
 

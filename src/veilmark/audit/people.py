@@ -17,8 +17,7 @@ from veilmark.audit.faces import (
     face_network,
     fit_by_person,
     halves,
-    heads_travel,
-    landmark_errors,
+    holds_heads,
     people_of,
     rehearsed_round,
     rows_of,
@@ -36,7 +35,7 @@ SHADOWS = 3
 """Networks that the attacker trains on public people."""
 SHADOW_STEPS = 60
 """Steps of each."""
-CONTROL_PEOPLE, CONTROL_STEPS = 6, 150
+CONTROL_PEOPLE, CONTROL_STEPS = 6, 300
 """People that a network is made to overfit on, and steps, in the positive control of membership."""
 ASKED = 12
 """People of each client who are asked about, at most."""
@@ -63,10 +62,13 @@ class PersonMembership(Attack):
     """Was a person in the training? The release against shadow networks, person by person.
 
     Offline LiRA (Carlini et al. 2022, arXiv 2112.03570) at the level of people: how much better what was released fits
-    a person's faces than networks do that the attacker trained on others. What did not travel is taken from those
-    networks. Where no heatmap heads travel, the attacker also learns a detector of its own behind what was released, on
-    the people that a shadow network learned, and asks how well it finds the person's landmarks. Faces of the person in
-    question, with landmarks, are in the attacker's hands: others than were learned would be harder.
+    a person's faces than networks do that the attacker trained on others. What is usual is not merely taken off: by a
+    line through public people whom nobody learned (as Bertran et al. 2023, arXiv 2307.03694, learn what is usual by
+    regression), since a network that was trained far longer than a shadow finds the same people hard to a lesser
+    degree. What did not travel is taken from the shadow networks. Where no heatmap heads travel, the attacker also
+    learns a detector of its own behind what was released, on the people that a shadow network learned, and asks how
+    well it finds the person's landmarks. Faces of the person in question, with landmarks, are in the attacker's hands:
+    others than were learned would be harder.
     """
 
     name = "membership of people"
@@ -81,33 +83,41 @@ class PersonMembership(Attack):
         return None if record.declared.tensors else "nothing is released"
 
     def findings(self, scene: Scene) -> list[Finding]:
-        """A network that knows a few people by heart, the run, and the start of the run for noise."""
+        """A network that knows a few people by heart, whole and its share, the run, and the run's start for noise."""
         record, public = scene.record, scene.public
         everyone = sorted(set(people_of(public)))
-        shadows = self._shadows(scene)
         by_heart = everyone[: max(1, min(CONTROL_PEOPLE, len(everyone) // 2))]
+        others = [person for person in everyone if person not in by_heart]
+        shadows = self._shadows(scene, others)
+        # Who is known to every shadow network cannot be compared with what is usual.
+        learned = [set(people_of(shadow.learned)) for shadow in shadows]
+        others = [person for person in others if not all(person in some for some in learned)]
         overfit = trained(
             scene, face_network(record, device=scene.device), rows_of(public, by_heart), CONTROL_STEPS, 20
-        )
-        release = {name: value for name, value in overfit.state_dict().items() if name in record.declared.tensors}
-        rest = [person for person in everyone if person not in by_heart]
-        known = self._compared(scene, shadows, release, public, by_heart, rest)
+        ).state_dict()
+        release = {name: value for name, value in overfit.items() if name in record.declared.tensors}
+        faces = rows_of(public, everyone, EACH)
+        rung = f"a network that knows {len(by_heart)} people by heart, all of it"
+        rungs = {rung: self._compared(scene, shadows, overfit, faces, by_heart, others, others)}
+        if len(release) < len(overfit):
+            part = self._compared(scene, shadows, release, faces, by_heart, others, others)
+            rungs["what travels of such a network"] = part
         scene.advance()
         assert scene.truth.strangers is not None
         members = [(owner, sorted(set(people_of(owner)))[:ASKED]) for owner in scene.truth.owners]
         strangers = scene.truth.strangers
         nobody = sorted(set(people_of(strangers)))
         asked = _joined(
-            [rows_of(owner, people, EACH) for owner, people in members] + [rows_of(strangers, nobody, EACH)]
+            [rows_of(owner, people, EACH) for owner, people in members]
+            + [rows_of(strangers, nobody, EACH), rows_of(public, others, EACH)]
         )
         inside = [person for _, people in members for person in people]
-        real = self._compared(scene, shadows, record.rounds[-1].broadcast, asked, inside, nobody)
+        rungs[REAL] = self._compared(scene, shadows, record.rounds[-1].broadcast, asked, inside, nobody, others)
         start = {k: v for k, v in face_network(record).state_dict().items() if k in record.declared.tensors}
-        blind = self._compared(scene, shadows, start, asked, inside, nobody)
-        rung = f"a network that knows {len(by_heart)} people by heart"
+        blind = self._compared(scene, shadows, start, asked, inside, nobody, others)
         found: list[Finding] = []
-        for metric in known:
-            lines = [self._area(scene, rung, metric, known), self._area(scene, REAL, metric, real)]
+        for metric in rungs[REAL]:
+            lines = [self._area(scene, rung, metric, scores) for rung, scores in rungs.items()]
             found += with_controls(lines, lines[0].value, self._area(scene, REAL, metric, blind).value)
         return found
 
@@ -121,14 +131,13 @@ class PersonMembership(Attack):
         line = self._finding(scene, rung, f"area under the curve, by {metric}", "%", [100 * area.value], 50)
         return replace(line, n=len(members), low=100 * area.low, high=100 * area.high)
 
-    def _shadows(self, scene: Scene) -> list[ShadowNetwork]:
-        """Networks that learned halves of the public people, drawn anew each."""
+    def _shadows(self, scene: Scene, people: Sequence[str]) -> list[ShadowNetwork]:
+        """Networks that learned halves of some public people, drawn anew each."""
         record = scene.record
-        everyone = sorted(set(people_of(scene.public)))
         learned = []
         for number in range(SHADOWS):
             rng = rng_for(scene.seed, 68, number)
-            chosen = [everyone[place] for place in sorted(rng.permutation(len(everyone))[: max(2, len(everyone) // 2)])]
+            chosen = [people[place] for place in sorted(rng.permutation(len(people))[: max(1, len(people) // 2)])]
             learned.append(rows_of(scene.public, chosen))
         lessons = [
             Lesson(face_network(record, device=scene.device), data, SHADOW_STEPS, number)
@@ -136,7 +145,7 @@ class PersonMembership(Attack):
         ]
         weights = [network.state_dict() for network in trained_side_by_side(scene, lessons)]
         behind: Sequence[Tensors | None] = [None] * SHADOWS
-        if not heads_travel(record):
+        if not holds_heads(record.declared.tensors):
             shares = [{name: some[name] for name in record.declared.tensors} for some in weights]
             behind = [network.state_dict() for network in self._behind(scene, shares, learned)]
         return [ShadowNetwork(*parts) for parts in zip(weights, learned, behind, strict=True)]
@@ -157,26 +166,67 @@ class PersonMembership(Attack):
         data: Data,
         inside: Sequence[str],
         outside: Sequence[str],
+        usual: Sequence[str],
     ) -> dict[str, tuple[Scores, Scores]]:
-        """By what was asked, a score for each of the people inside, and for each of those outside."""
+        """By what was asked, a score for each of the people inside, and for each of those outside.
+
+        Args:
+            scene: Of the attack.
+            shadows: The attacker's networks.
+            release: Tensors that are in its hands.
+            data: Faces of all people.
+            inside: Who was in the training.
+            outside: Who was not.
+            usual: Public people: what is usual is learned from them. Everybody is unknown to one shadow at least.
+        """
         record, device = scene.record, scene.device
-        gains: dict[str, list[NDArray[np.float64]]] = {}
-        order = [*inside, *outside]
-        learned = [shadow.learned for shadow in shadows]
-        behind = [] if heads_travel(record) else self._behind(scene, [release] * len(shadows), learned)
+        order = [*inside, *outside, *usual]
+        fits: dict[str, list[tuple[NDArray[np.float64], NDArray[np.float64]]]] = {}
+        behind = []
+        if not holds_heads(release):
+            behind = self._behind(scene, [release] * len(shadows), [shadow.learned for shadow in shadows])
         for number, shadow in enumerate(shadows):
-            if shadow.behind is not None:
-                pair = (face_network(record, shadow.behind, device=device), behind[number])
-                before, after = (np.log(as_array(landmark_errors(record, some, data), order)) for some in pair)
-                gains.setdefault("landmarks that a detector behind the share finds", []).append(before - after)
-            alone = fit_by_person(record, face_network(record, shadow.weights, device=device), data)
-            with_share = fit_by_person(record, face_network(record, shadow.weights, release, device=device), data)
-            for metric in alone:
-                gains.setdefault(metric, []).append(
-                    as_array(with_share[metric], order) - as_array(alone[metric], order)
-                )
-        means = {metric: np.mean(values, axis=0) for metric, values in gains.items()}
-        return {metric: (mean[: len(inside)], mean[len(inside) :]) for metric, mean in means.items()}
+            alone = face_network(record, shadow.weights, device=device)
+            before = fit_by_person(record, alone, data, release)
+            after = fit_by_person(record, face_network(record, shadow.weights, release, device=device), data, release)
+            if behind:
+                assert shadow.behind is not None
+                own = face_network(record, shadow.behind, device=device)
+                before = fit_by_person(record, own, data, shadow.behind, face=False) | before
+                after = fit_by_person(record, behind[number], data, shadow.behind, face=False) | after
+            known = np.isin(order, people_of(shadow.learned))
+            for metric in before:
+                pair = [np.where(known, np.nan, as_array(some[metric], order)) for some in (before, after)]
+                fits.setdefault(metric, []).append((pair[0], pair[1]))
+        found = {}
+        for metric, pairs in fits.items():
+            before_all, after_all = (np.stack(rows) for rows in zip(*pairs, strict=True))
+            scores = beyond_usual(before_all, after_all, slice(len(inside) + len(outside), None))
+            found[metric] = (scores[: len(inside)], scores[len(inside) : len(inside) + len(outside)])
+        return found
+
+
+def beyond_usual(before: NDArray[np.float64], after: NDArray[np.float64], usual: slice) -> NDArray[np.float64]:
+    """How much better people are fitted than their fit by other networks lets expect.
+
+    Args:
+        before: ``(networks, people)``: how well each of the attacker's networks fits a person; NaN where it learned
+            that person. Everybody must be unknown to one of them.
+        after: The same with what was released in place.
+        usual: Which people nobody learned: through theirs a line is fitted by least squares, with one slope, and an
+            intercept for each network. Where they do not tell a slope, it is 1.
+
+    Returns:
+        ``(people,)``, the mean over the networks that do not know the person.
+    """
+    x, y = (
+        some
+        - np.array([row.mean() if (row := line[~np.isnan(line)]).size else 0.0 for line in some[:, usual]])[:, None]
+        for some in (before, after)
+    )
+    spread = np.nansum(x[:, usual] ** 2)
+    slope = np.nansum(x[:, usual] * y[:, usual]) / spread if spread > 0 else 1.0
+    return np.asarray(np.nanmean(y - slope * x, axis=0))
 
 
 class OwnerOfPerson(Attack):
@@ -247,9 +297,9 @@ class OwnerOfPerson(Attack):
         levels: dict[str, list[float]] = {}
         for tensors in messages.values():
             network = face_network(record, last.broadcast, tensors, device=scene.device)
-            for metric, values in fit_by_person(record, network, asked).items():
+            for metric, values in fit_by_person(record, network, asked, tensors).items():
                 fits.setdefault(metric, []).append(as_array(values, people))
-            for metric, values in fit_by_person(record, network, usual).items():
+            for metric, values in fit_by_person(record, network, usual, tensors).items():
                 levels.setdefault(metric, []).append(float(np.mean(list(values.values()))))
             scene.advance()
         found = {}

@@ -59,6 +59,9 @@ _AT_ONCE = 128
 _OTHERS, _ASIDE = 1_000_000, 2_000_000
 """Numbers of the first synthetic person whom no client has, and of the first who is not scored either."""
 
+_ASKED = 24
+"""Rendered people that are public, and as many strangers, at least: audits ask about each of them."""
+
 _RENDERED = "ibug68"
 """Scheme of rendered faces."""
 
@@ -397,15 +400,19 @@ def load_aside(config: LandmarksConfig, data: Path | None) -> Data:
 
     Args:
         config: What to load; its ``aside`` has the people.
-        data: Folder of the set; None for synthetic faces, as many people as are scored.
+        data: Folder of the set; None for synthetic faces.
     """
-    return _as_data(_aside(config, data, config.test_people), True)
+    return _as_data(_aside(config, data, max(_ASKED, config.test_people)), True)
 
 
 def load_strangers(config: LandmarksConfig, data: Path | None) -> Data:
-    """Faces of the people who are scored, as clients would have them: an audit asks about them beside members."""
+    """Faces of the people who are scored, as clients would have them: an audit asks about them beside members.
+
+    Of synthetic faces there are more such people than are scored.
+    """
     if config.layout == SYNTHETIC or data is None:
-        frames = _rendered(config.network.size, config.frames, _OTHERS, config.test_people, scored=True)
+        count = max(_ASKED, config.test_people)
+        frames = _rendered(config.network.size, config.frames, _OTHERS, count, scored=False)
     else:
         frames, _ = _read(config, data, config.test, scored=True)
     return _as_data(frames, True)
