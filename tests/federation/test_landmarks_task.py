@@ -92,7 +92,7 @@ def test_the_middle_of_what_an_owner_keeps_is_the_crop_of_the_contract():
     """Without augmentation a training face has its labels where the scored crop has them."""
     still = {"rotation": 0, "zoom": 0, "shift": 0, "mirror": False, "colour": 0, "cover": 0}
     config = tiny(samples={"no_face": 0, "sizes": [32, 32], "augmentation": still})
-    made = landmarks._rendered(32, 2, 0, 2, scored=True)
+    made = landmarks._rendered(config, 0, 2)
     task = landmarks.LandmarksTask(config, made)
     learner = task.learner(landmarks._as_data(made, labelled=True), Training(), 1, 0, 0)
     batch = learner.batch(torch.arange(4), np.random.default_rng(0))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,7 +22,6 @@ from veilmark.audit.faces import (
     people_of,
     rehearsed_round,
     rows_of,
-    trained,
     trained_side_by_side,
 )
 from veilmark.audit.membership import Scores, membership_score
@@ -88,19 +88,17 @@ class PersonMembership(Attack):
         everyone = sorted(set(people_of(public)))
         by_heart = everyone[: max(1, min(CONTROL_PEOPLE, len(everyone) // 2))]
         others = [person for person in everyone if person not in by_heart]
-        shadows = self._shadows(scene, others)
+        overfit, shadows = self._taught(scene, by_heart, others)
         # Who is known to every shadow network cannot be compared with what is usual.
         learned = [set(people_of(shadow.learned)) for shadow in shadows]
         others = [person for person in others if not all(person in some for some in learned)]
-        overfit = trained(
-            scene, face_network(record, device=scene.device), rows_of(public, by_heart), CONTROL_STEPS, 20
-        ).state_dict()
         release = {name: value for name, value in overfit.items() if name in record.declared.tensors}
         faces = rows_of(public, everyone, EACH)
         rung = f"a network that knows {len(by_heart)} people by heart, all of it"
-        rungs = {rung: self._compared(scene, shadows, overfit, faces, by_heart, others, others)}
+        (known,) = self._compared(scene, shadows, [overfit], faces, by_heart, others, others)
+        rungs = {rung: known}
         if len(release) < len(overfit):
-            part = self._compared(scene, shadows, release, faces, by_heart, others, others)
+            (part,) = self._compared(scene, shadows, [release], faces, by_heart, others, others)
             rungs["what travels of such a network"] = part
         scene.advance()
         assert scene.truth.strangers is not None
@@ -112,9 +110,9 @@ class PersonMembership(Attack):
             + [rows_of(strangers, nobody, EACH), rows_of(public, others, EACH)]
         )
         inside = [person for _, people in members for person in people]
-        rungs[REAL] = self._compared(scene, shadows, record.rounds[-1].broadcast, asked, inside, nobody, others)
         start = {k: v for k, v in face_network(record).state_dict().items() if k in record.declared.tensors}
-        blind = self._compared(scene, shadows, start, asked, inside, nobody, others)
+        released = record.rounds[-1].broadcast
+        rungs[REAL], blind = self._compared(scene, shadows, [released, start], asked, inside, nobody, others)
         found: list[Finding] = []
         for metric in rungs[REAL]:
             lines = [self._area(scene, rung, metric, scores) for rung, scores in rungs.items()]
@@ -131,49 +129,50 @@ class PersonMembership(Attack):
         line = self._finding(scene, rung, f"area under the curve, by {metric}", "%", [100 * area.value], 50)
         return replace(line, n=len(members), low=100 * area.low, high=100 * area.high)
 
-    def _shadows(self, scene: Scene, people: Sequence[str]) -> list[ShadowNetwork]:
-        """Networks that learned halves of some public people, drawn anew each."""
+    def _taught(
+        self, scene: Scene, by_heart: Sequence[str], others: Sequence[str]
+    ) -> tuple[Tensors, list[ShadowNetwork]]:
+        """A network that knows some public people by heart; and some that learned halves of others, drawn anew each."""
         record = scene.record
         learned = []
         for number in range(SHADOWS):
             rng = rng_for(scene.seed, 68, number)
-            chosen = [people[place] for place in sorted(rng.permutation(len(people))[: max(1, len(people) // 2)])]
+            chosen = [others[place] for place in sorted(rng.permutation(len(others))[: max(1, len(others) // 2)])]
             learned.append(rows_of(scene.public, chosen))
-        lessons = [
-            Lesson(face_network(record, device=scene.device), data, SHADOW_STEPS, number)
-            for number, data in enumerate(learned)
-        ]
-        weights = [network.state_dict() for network in trained_side_by_side(scene, lessons)]
+        start = functools.partial(face_network, record, device=scene.device)
+        lessons = [Lesson(start(), rows_of(scene.public, by_heart), CONTROL_STEPS, 20)]
+        lessons += [Lesson(start(), data, SHADOW_STEPS, number) for number, data in enumerate(learned)]
+        overfit, *weights = [network.state_dict() for network in trained_side_by_side(scene, lessons)]
         behind: Sequence[Tensors | None] = [None] * SHADOWS
         if not holds_heads(record.declared.tensors):
             shares = [{name: some[name] for name in record.declared.tensors} for some in weights]
             behind = [network.state_dict() for network in self._behind(scene, shares, learned)]
-        return [ShadowNetwork(*parts) for parts in zip(weights, learned, behind, strict=True)]
+        return overfit, [ShadowNetwork(*parts) for parts in zip(weights, learned, behind, strict=True)]
 
     def _behind(self, scene: Scene, shares: Sequence[Tensors], learned: Sequence[Data]) -> list[Detector]:
-        """Networks that learn what does not travel, each behind its share."""
+        """Networks that learn what does not travel, each behind its share; the same batches by shadow network."""
         lessons = []
-        for number, (share, data) in enumerate(zip(shares, learned, strict=True)):
+        for place, (share, data) in enumerate(zip(shares, learned, strict=True)):
             start = face_network(scene.record, share, device=scene.device)
-            lessons.append(Lesson(start, data, SHADOW_STEPS, number, frozenset(share)))
+            lessons.append(Lesson(start, data, SHADOW_STEPS, place % SHADOWS, frozenset(share)))
         return trained_side_by_side(scene, lessons)
 
     def _compared(
         self,
         scene: Scene,
         shadows: Sequence[ShadowNetwork],
-        release: Tensors,
+        releases: Sequence[Tensors],
         data: Data,
         inside: Sequence[str],
         outside: Sequence[str],
         usual: Sequence[str],
-    ) -> dict[str, tuple[Scores, Scores]]:
-        """By what was asked, a score for each of the people inside, and for each of those outside.
+    ) -> list[dict[str, tuple[Scores, Scores]]]:
+        """For each release, by what was asked, a score for each of the people inside, and for each of those outside.
 
         Args:
             scene: Of the attack.
             shadows: The attacker's networks.
-            release: Tensors that are in its hands.
+            releases: Tensors that are in its hands; of the same names in all.
             data: Faces of all people.
             inside: Who was in the training.
             outside: Who was not.
@@ -181,29 +180,46 @@ class PersonMembership(Attack):
         """
         record, device = scene.record, scene.device
         order = [*inside, *outside, *usual]
-        fits: dict[str, list[tuple[NDArray[np.float64], NDArray[np.float64]]]] = {}
-        behind = []
-        if not holds_heads(release):
-            behind = self._behind(scene, [release] * len(shadows), [shadow.learned for shadow in shadows])
-        for number, shadow in enumerate(shadows):
+        behind: Iterator[Detector] | None = None
+        if not holds_heads(releases[0]):
+            shares = [release for release in releases for _ in shadows]
+            behind = iter(self._behind(scene, shares, [shadow.learned for _ in releases for shadow in shadows]))
+
+        def fits(
+            network: Detector, shadow: ShadowNetwork, completed: Detector | None
+        ) -> dict[str, NDArray[np.float64]]:
+            """By what was asked, how well everybody is fitted; NaN for those whom the shadow knows."""
+            found = fit_by_person(record, network, data, releases[0])
+            if completed is not None:
+                found = fit_by_person(record, completed, data, completed.state_dict(), face=False) | found
+            known = np.isin(order, people_of(shadow.learned))
+            return {name: np.where(known, np.nan, as_array(some, order)) for name, some in found.items()}
+
+        before = []
+        for shadow in shadows:
             alone = face_network(record, shadow.weights, device=device)
-            before = fit_by_person(record, alone, data, release)
-            after = fit_by_person(record, face_network(record, shadow.weights, release, device=device), data, release)
-            if behind:
+            own = None
+            if behind is not None:
                 assert shadow.behind is not None
                 own = face_network(record, shadow.behind, device=device)
-                before = fit_by_person(record, own, data, shadow.behind, face=False) | before
-                after = fit_by_person(record, behind[number], data, shadow.behind, face=False) | after
-            known = np.isin(order, people_of(shadow.learned))
-            for metric in before:
-                pair = [np.where(known, np.nan, as_array(some[metric], order)) for some in (before, after)]
-                fits.setdefault(metric, []).append((pair[0], pair[1]))
-        found = {}
-        for metric, pairs in fits.items():
-            before_all, after_all = (np.stack(rows) for rows in zip(*pairs, strict=True))
-            scores = beyond_usual(before_all, after_all, slice(len(inside) + len(outside), None))
-            found[metric] = (scores[: len(inside)], scores[len(inside) : len(inside) + len(outside)])
-        return found
+            before.append(fits(alone, shadow, own))
+        compared = []
+        for release in releases:
+            after = [
+                fits(
+                    face_network(record, shadow.weights, release, device=device),
+                    shadow,
+                    None if behind is None else next(behind),
+                )
+                for shadow in shadows
+            ]
+            found = {}
+            for metric in before[0]:
+                first, then = (np.stack([some[metric] for some in fitted]) for fitted in (before, after))
+                scores = beyond_usual(first, then, slice(len(inside) + len(outside), None))
+                found[metric] = (scores[: len(inside)], scores[len(inside) : len(inside) + len(outside)])
+            compared.append(found)
+        return compared
 
 
 def beyond_usual(before: NDArray[np.float64], after: NDArray[np.float64], usual: slice) -> NDArray[np.float64]:

@@ -136,7 +136,7 @@ class Frame:
         person: Who it is.
         picture: ``(p, p, 3)`` uint8, ``p = ROOM x network.size``: the crop contract's square with more margin.
         points: ``(k, 2)`` landmarks in pixels of ``picture``.
-        crop: ``(128, 128, 3)`` uint8, the crop that is scored; of test faces only.
+        crop: ``(128, 128, 3)`` uint8, the crop that is scored; of test faces, and of all that are rendered.
     """
 
     name: str
@@ -366,8 +366,8 @@ def load_landmarks(
         # Refuses a scheme that rendered faces do not have.
         conversion(_RENDERED, config.network.scheme)
         needed = clients * (config.people or 6)
-        train = _rendered(config.network.size, config.frames, 0, needed, scored=False)
-        test = _rendered(config.network.size, config.frames, _OTHERS, config.test_people, scored=True)
+        train = _rendered(config, 0, needed)
+        test = _rendered(config, _OTHERS, config.test_people)
         skipped: dict[str, str] = {}
     else:
         if data is None:
@@ -411,8 +411,7 @@ def load_strangers(config: LandmarksConfig, data: Path | None) -> Data:
     Of synthetic faces there are more such people than are scored.
     """
     if config.layout == SYNTHETIC or data is None:
-        count = max(_ASKED, config.test_people)
-        frames = _rendered(config.network.size, config.frames, _OTHERS, count, scored=False)
+        frames = _rendered(config, _OTHERS, max(_ASKED, config.test_people))
     else:
         frames, _ = _read(config, data, config.test, scored=True)
     return _as_data(frames, True)
@@ -442,7 +441,7 @@ def load_newcomers(config: LandmarksConfig, data: Path | None, count: int, faces
 
 def _aside(config: LandmarksConfig, data: Path | None, people: int) -> list[Frame]:
     if config.layout == SYNTHETIC or data is None:
-        return _rendered(config.network.size, config.frames, _ASIDE, people, scored=False)
+        return _rendered(config, _ASIDE, people)
     return _read(config, data, config.aside, scored=False)[0]
 
 
@@ -491,19 +490,23 @@ def _read(config: LandmarksConfig, data: Path, split: str, scored: bool) -> tupl
     return frames, skipped
 
 
-@lru_cache(maxsize=4)
-def _rendered(size: int, each: int, first: int, people: int, *, scored: bool) -> list[Frame]:
-    """Synthetic people by number: the same in every run; drawn once for the runs that a process compares."""
+def _rendered(config: LandmarksConfig, first: int, people: int) -> list[Frame]:
+    """Synthetic people by number: the same in every run."""
+    numbers = range(first, first + people)
+    return [frame for number in numbers for frame in _drawn(config.network.size, config.frames, number)]
+
+
+@lru_cache(maxsize=256)
+def _drawn(size: int, each: int, number: int) -> tuple[Frame, ...]:
+    """One synthetic person; drawn once for the runs that a process compares, and for their audits."""
+    rng = rng_for(0, 63, number)
+    identity, scene = draw_identity(rng), int(rng.integers(2**63))
     frames = []
-    for number in range(first, first + people):
-        rng = rng_for(0, 63, number)
-        identity, scene = draw_identity(rng), int(rng.integers(2**63))
-        for frame in range(each):
-            face = render_face(rng, _PICTURE, identity=identity, scene=scene)
-            name = f"person{number}_{frame}"
-            known = Face(Path(name), name, face.points, f"person{number}")
-            frames.append(_frame(known, face.image, size, scored))
-    return frames
+    for frame in range(each):
+        face = render_face(rng, _PICTURE, identity=identity, scene=scene)
+        name = f"person{number}_{frame}"
+        frames.append(_frame(Face(Path(name), name, face.points, f"person{number}"), face.image, size, True))
+    return tuple(frames)
 
 
 def _deal(config: LandmarksConfig, frames: Sequence[Frame], clients: int, seed: int) -> list[list[Frame]]:
