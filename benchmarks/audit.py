@@ -336,6 +336,7 @@ def main() -> None:
     for table in made:
         console.print(table + "\n", markup=False, soft_wrap=True, highlight=False)
     if args.print:
+        args.plots.mkdir(parents=True, exist_ok=True)
         for name, words in (("audit", "accuracy %"), ("audit-faces", "NME at 16 px %")):
             if alike := [cell for cell in cells_found if SCORES[cell["data"]] == words]:
                 plot(alike, args.plots / f"{name}.png", words)
