@@ -311,7 +311,8 @@ def test_members_are_told_where_all_of_a_network_is_known_though_its_heads_do_no
         "what travels of such a network",
         REAL,
     ]
-    assert found[0].value == found[2].positive_control > 80
+    assert found[0].value > 80
+    assert found[2].positive_control == found[1].value
 
 
 def test_what_is_learned_behind_a_share_leaves_the_share_as_it_was(tmp_path):

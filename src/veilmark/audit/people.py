@@ -116,7 +116,8 @@ class PersonMembership(Attack):
         found: list[Finding] = []
         for metric in rungs[REAL]:
             lines = [self._area(scene, rung, metric, scores) for rung, scores in rungs.items()]
-            found += with_controls(lines, lines[0].value, self._area(scene, REAL, metric, blind).value)
+            # A share that gives nobody away even of such a network shows nothing: that rung is the control.
+            found += with_controls(lines, lines[-2].value, self._area(scene, REAL, metric, blind).value)
         return found
 
     def _area(self, scene: Scene, rung: str, metric: str, scores: Mapping[str, tuple[Scores, Scores]]) -> Finding:
