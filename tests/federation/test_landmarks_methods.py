@@ -65,7 +65,10 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize(("method", "changes"), [*((method, ()) for method in LEARNING), ("keyed", (HALF,))])
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [(method, changes) for method in LEARNING for changes in ((), ("data.labelled=0.5",))] + [("keyed", (HALF,))],
+)
 def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, monkeypatch, method, changes):
     made = config(*changes, method=method)
     whole = play(tmp_path / "whole", made)
@@ -121,6 +124,25 @@ def test_without_labels_the_generator_learns_and_the_heads_do_not(tmp_path):
     moved = play(tmp_path / "all", config("data.labelled=0.5", "data.unlabelled=all", method="hallucinator", rounds=1))
     kept = read_tensors(moved.path / f"clients/client-{number}/round-0001.safetensors")[0]
     assert not torch.equal(kept["heatmap.1.2.weight"], start["heatmap.1.2.weight"])
+
+
+@pytest.mark.parametrize("detector", ["kept", "restart", "fixed"])
+def test_without_labels_ppidsg_trains_the_generator_alone(tmp_path, detector):
+    option = f"options.ppidsg-landmarks.detector={detector}"
+    made = config("data.labelled=0.5", option, method="ppidsg-landmarks")
+    _, owners, _, _ = load_task(made, None)
+    run = play(tmp_path / "run", made)
+    for number, owner in enumerate(owners):
+        before, after = (
+            read_tensors(run.path / f"clients/client-{number}/round-000{round_number}.safetensors")[0]
+            for round_number in (1, 2)
+        )
+        # A detector that restarts has learned for one round in both, but from another G.
+        learns = detector != "fixed" and not bool(owner.targets.isnan().all())
+        assert torch.equal(*(kept["detector.heatmap.1.2.weight"] for kept in (before, after))) != learns
+        sent = read_tensors(run.path / f"transcript/round-0001/client-{number}.safetensors")[0]
+        started = read_tensors(run.path / "transcript/round-0001/broadcast.safetensors")[0]
+        assert any(not torch.equal(sent[name], started[name]) for name in sent)
 
 
 def test_detectors_of_one_secret_start_alike_and_of_another_not():

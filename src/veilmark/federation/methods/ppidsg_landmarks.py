@@ -29,8 +29,6 @@ from veilmark.run.seeds import rng_for
 from veilmark.sht.generated_detector import GeneratedDetector
 from veilmark.sht.losses import Batch
 
-_PARTS = ("generator", "discriminator", "detector")
-
 
 class PPIDSGLandmarksOptions(BaseModel):
     """Options of ``ppidsg-landmarks``.
@@ -96,11 +94,12 @@ class PPIDSGLandmarksClient(Client):
         steps = [step for step in STEPS if step not in options.without]
         self.cipher = Cipher(view.secrets.federation.derive(b"cipher"), options.block, steps)
         self.learner = task.learner_of(self.network, view.data, view.seed, view.number).to(view.device)
-        networks: dict[str, nn.Module] = {
-            "generator": self.network.generator,
-            "detector": self.network.detector,
-            "discriminator": self.discriminator,
-        }
+        # Not where it is fixed, nor of a client without labels that trains the generator only.
+        trainable = any(parameter.requires_grad for parameter in self.network.detector.parameters())
+        self.detector_learns = options.detector != "fixed" and trainable
+        networks: dict[str, nn.Module] = {"generator": self.network.generator, "discriminator": self.discriminator}
+        if self.detector_learns:
+            networks["detector"] = self.network.detector
         self.networks = networks
         self.optimizers = {name: adamw(network, view.training) for name, network in networks.items()}
 
@@ -108,7 +107,7 @@ class PPIDSGLandmarksClient(Client):
         """G, the detector and D in turns; G is sent."""
         view, options = self.view, self.options
         self._take(broadcast)
-        if options.detector == "restart":
+        if options.detector == "restart" and self.detector_learns:
             start_detector(self.network, self.secret, fixed=False)
             self.optimizers["detector"] = adamw(self.network.detector, view.training)
         share = rate(round_number, view.rounds, view.training.decay_after)
@@ -142,7 +141,8 @@ class PPIDSGLandmarksClient(Client):
         made = made.detach()
         if options.detector != "fixed":
             losses["detector"] = criterion(network.detector(made), batch).total
-            self._move("detector", losses["detector"])
+            if self.detector_learns:
+                self._move("detector", losses["detector"])
         verdicts = self.discriminator(torch.cat([scrambled, 2 * made - 1]))
         losses["discriminator"] = discriminator_loss(*verdicts.chunk(2))
         self._move("discriminator", losses["discriminator"])
@@ -162,7 +162,7 @@ class PPIDSGLandmarksClient(Client):
         view = self.view
         self._take(broadcast)
         self.network.generator.requires_grad_(False)
-        if self.options.detector != "fixed":
+        if self.detector_learns:
             for number in range(view.rounds):
                 train_locally(
                     self.learner,
