@@ -6,12 +6,12 @@
 ``--data`` holds the folders ``mnist``, ``ytf68`` and ``cifar10``. Each cell of the classifiers: 4 clients x 200 images,
 IID, 1,000 test images, 5 rounds of 10 steps of 20 images. Of the landmark detectors: 4 clients x 6 people, about 75
 faces each, 16 rounds of one pass of batches of 8, scored on 24 other people (``report``); people of ``select`` are the
-attackers' public faces. The first and the last round are recorded; then ``veilmark audit``. A finished cell is one
-JSON in ``benchmarks/results/audit/``: config, score, the findings as they stand in ``audit.json``, what does not
-apply and why, date, machine. Leakage stands beside utility, so that a method that merely fails to learn cannot look
-private. Start the command once per core: cells in work are left to the others. ``--device cuda`` has clients and
-attacks compute on a GPU. A finished cell that lacks an attack which came later is extended: its federation is played
-once more, for that attack alone.
+attackers' public faces. The first and the last round are recorded, of the detectors the last eight; then ``veilmark
+audit``. A finished cell is one JSON in ``benchmarks/results/audit/``: config, score, the findings as they stand in
+``audit.json``, what does not apply and why, date, machine. Leakage stands beside utility, so that a method that merely
+fails to learn cannot look private. Start the command once per core: cells in work are left to the others. ``--device
+cuda`` has clients and attacks compute on a GPU. A finished cell that lacks an attack which came later is extended: its
+federation is played once more, for that attack alone.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ FACES: dict[str, Any] = {
     "task": "landmarks",
     "clients": 4,
     "rounds": 16,
-    "record": ["first", "last"],
+    "record": ["first", *range(9, 16), "last"],
     "data": {"people": 6},
     "training": {
         "batch": 8,
@@ -162,6 +162,7 @@ def extended(cell: Cell, found: dict[str, Any], data: Path, device: torch.device
     known = {line["attack"] for line in found["findings"]} | set(found["obstacles"])
     again = play_cell(cell, data, device, without=known)
     said = {"date": again["date"], "attacks": later, "score": again["score"], "seconds": again["seconds"]}
+    said["record"] = again["config"]["record"]
     return {
         **found,
         "findings": found["findings"] + again["findings"],

@@ -28,7 +28,7 @@ from veilmark.audit.faces import (
     trained,
 )
 from veilmark.audit.gradient_inversion import noise_like
-from veilmark.audit.people import OwnerOfPerson, PersonMembership, beyond_usual
+from veilmark.audit.people import OwnerOfPerson, PersonMembership, beyond_the_round, beyond_usual
 from veilmark.audit.record import RecordedRound, read_record
 from veilmark.audit.released_share import DetectorFromShare
 from veilmark.federation.messages import Update, UpdateRefused
@@ -52,6 +52,7 @@ def quick(monkeypatch):
         (face_inversion, "STEPS", 4),
         (people, "SHADOWS", 1),
         (people, "SHADOW_STEPS", 3),
+        (people, "FURTHER_STEPS", 2),
         (people, "CONTROL_STEPS", 6),
         (released_share, "STEPS", 3),
         (released_share, "CONTROL_STEPS", 3),
@@ -264,22 +265,49 @@ def test_the_gradient_is_that_of_training(played):
         torch.testing.assert_close(gradient, named[name].grad, atol=1e-4 * float(gradient.abs().max()), rtol=1e-4)
 
 
-def test_a_person_is_found_with_the_client_whose_network_knows_it(played):
-    run, made = played
-    scene = scene_of(run, made)
+def joined(owners):
+    return type(owners[0])(
+        torch.cat([some.inputs for some in owners]),
+        torch.cat([some.targets for some in owners]),
+        tuple(name for some in owners for name in some.names),
+    )
+
+
+def test_a_person_is_found_with_the_client_whose_network_knows_it(tmp_path):
+    made = config("clients=3", "data.people=4", "data.test_people=12", method="none", rounds=1)
+    scene = scene_of(play(tmp_path / "run", made), made)
     record = scene.record
-    messages = {}
+    task, messages = record.faces, {}
+    start = record.rounds[0].broadcast
+    sizes = task.config.network
+    criterion = DHLNLoss(task.config.losses, sizes.scheme, sizes.size, sizes.map_stride)
     for number, owned in enumerate(scene.truth.owners):
-        network = trained(scene, face_network(record), owned, 400, 50 + number)
+        network = face_network(record, start)
+        batch = face_batch(task, sharp_faces(task, owned), landmarks_of(task, owned).float())
+        criterion(network(batch.grid), batch).total.backward()
+        torch.optim.SGD(network.parameters(), 0.01).step()
         messages[number] = Update({k: v.detach() for k, v in network.state_dict().items()}, {}, len(owned))
-    first = record.rounds[0]
-    learned = replace(scene, record=replace(record, rounds=(RecordedRound(1, first.broadcast, messages),)))
-    found = {line.rung: line for line in OwnerOfPerson().findings(learned) if line.metric.endswith("by landmarks")}
-    assert found[REAL].value == 100
+    twice = tuple(RecordedRound(number, start, messages) for number in (1, 2))
+    learned = replace(scene, record=replace(record, rounds=twice))
+    found = {line.rung: line for line in OwnerOfPerson().findings(learned)}
+    assert found[REAL].n == 12
+    assert found[REAL].low > found[REAL].chance
+    assert found["its last round alone"].value == found[REAL].value
     same = dict.fromkeys(messages, messages[0])
-    blind = replace(scene, record=replace(record, rounds=(RecordedRound(1, first.broadcast, same),)))
-    found = {line.rung: line for line in OwnerOfPerson().findings(blind) if line.metric.endswith("by landmarks")}
-    assert found[REAL].value == found[REAL].chance == 50
+    blind = replace(scene, record=replace(record, rounds=(RecordedRound(1, start, same),)))
+    found = {line.rung: line for line in OwnerOfPerson().findings(blind)}
+    assert found[REAL].value == pytest.approx(found[REAL].chance)
+    assert "its last round alone" not in found
+
+
+def test_what_a_message_does_for_anybody_is_taken_off():
+    downhill = np.array([[5.0, 1.0, 0.0], [4.0, 2.0, 0.0], [4.0, 1.0, 1.0], [4.0, 1.0, 0.0], [6.0, 3.0, 2.0]])
+    beyond = beyond_the_round(downhill, 2)
+    # Each row is one better, beyond what is common, at another message.
+    assert beyond.argmax(axis=1).tolist() == [0, 1, 2]
+    assert beyond.std() == pytest.approx(1)
+    np.testing.assert_allclose(beyond_the_round(10 * downhill + 7, 2), beyond)
+    assert not beyond_the_round(np.ones((3, 2)), 1).any()
 
 
 def test_members_are_told_from_strangers_where_they_are_known_by_heart(played):
@@ -287,18 +315,13 @@ def test_members_are_told_from_strangers_where_they_are_known_by_heart(played):
     scene = scene_of(run, made)
     record = scene.record
     owned = scene.truth.owners
-    everyone = type(owned[0])(
-        torch.cat([some.inputs for some in owned]),
-        torch.cat([some.targets for some in owned]),
-        tuple(name for some in owned for name in some.names),
-    )
-    network = trained(scene, face_network(record), everyone, 400, 60)
+    network = trained(scene, face_network(record), joined(owned), 400, 60)
     release = {k: v.detach() for k, v in network.state_dict().items()}
     first = record.rounds[0]
     learned = replace(scene, record=replace(record, rounds=(RecordedRound(1, release, first.updates),)))
     found = {line.rung: line for line in PersonMembership().findings(learned) if line.metric.endswith("by landmarks")}
     assert found[REAL].value > 80
-    assert found[REAL].n == len(set(people_of(everyone)))
+    assert found[REAL].n == len(set(people_of(joined(owned))))
 
 
 def test_members_are_told_where_all_of_a_network_is_known_though_its_heads_do_not_travel(tmp_path, monkeypatch):

@@ -16,7 +16,8 @@ from veilmark.audit.faces import (
     halves,
     landmarks_of,
     people_of,
-    rehearsed_round,
+    rehearsed_client,
+    rehearsed_message,
     rows_of,
     sharp_faces,
     trained,
@@ -82,7 +83,7 @@ class FaceInversion(Attack):
         rungs = self._steps(scene, faces, points, rows)
         first = record.rounds[0]
         network, names = _shared_network(scene, first)
-        sent = rehearsed_round(scene, first, own, 0)
+        sent = rehearsed_message(scene, rehearsed_client(scene, own, 0), first)
         clients_round = "a client's own round, on the faces of one person"
         rungs[clients_round] = [
             (_gradient(scene, network, names, _guessed_landmarks(scene)), _moved(scene, first.broadcast, sent, names))

@@ -17,7 +17,7 @@ from veilmark.audit.record import Record, RecordedRound
 from veilmark.federation.engine import side_by_side
 from veilmark.federation.methods.fedavg import train_locally
 from veilmark.federation.methods.keyed import KeyedOptions
-from veilmark.federation.methods.method import ClientView, Secrets
+from veilmark.federation.methods.method import Client, ClientView, Secrets
 from veilmark.federation.methods.ppidsg_landmarks import PPIDSGLandmarksOptions
 from veilmark.federation.tasks.landmarks import SIZES, LandmarksTask
 from veilmark.federation.tasks.task import Data
@@ -129,22 +129,33 @@ def halves(data: Data) -> tuple[Data, Data]:
     return rows_of(data, people[: len(people) // 2]), rows_of(data, people[len(people) // 2 :])
 
 
-def rehearsed_round(scene: Scene, seen: RecordedRound, data: Data, number: int) -> Tensors:
-    """What a client would have sent in a round, whom the attacker plays with secrets of its own.
+def rehearsed_client(scene: Scene, data: Data, number: int) -> Client:
+    """A client whom the attacker plays, with secrets of its own; all that it plays share one secret of a federation.
 
     Args:
         scene: Of the attack.
-        seen: The round.
         data: Public faces: the client's.
         number: Another number is another client.
     """
     record = scene.record
-    federation, own = (Secret(rng_for(scene.seed, 67, number, place).bytes(SECRET_BYTES)) for place in (0, 1))
+    federation, own = (Secret(rng_for(scene.seed, 67, *words).bytes(SECRET_BYTES)) for words in ((0, 0), (number, 1)))
     view = ClientView(
         record.config.clients + number, record.faces, data, record.config.training, record.config.rounds,
         record.config.seed, Secrets(federation, own), scene.device,
     )  # fmt: skip
-    update = record.method.client(view).train_round(seen.broadcast, seen.number - 1)
+    return record.method.client(view)
+
+
+def rehearsed_message(scene: Scene, client: Client, seen: RecordedRound) -> Tensors:
+    """What a client of :func:`rehearsed_client` would have sent in a round, as the server has it.
+
+    Args:
+        scene: Of the attack.
+        client: It learns, and remembers the rounds before.
+        seen: The round.
+    """
+    record = scene.record
+    update = client.train_round(seen.broadcast, seen.number - 1)
     scene.advance()
     return record.method.server(record.server).rebuilt(seen.broadcast, update.tensors)
 
