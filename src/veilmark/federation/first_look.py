@@ -19,16 +19,24 @@ class Look:
         recipe: A packaged recipe that needs no data.
         methods: What is compared: everything shared, nothing shared, a generator shared.
         settings: Changes that make the recipe a matter of minutes.
+        last: How many of the last rounds are recorded, beside the first. Whose person it is shows in many; each costs
+            the audit seconds.
     """
 
     recipe: str
     methods: tuple[str, ...]
     settings: tuple[str, ...] = ()
+    last: int = 1
 
 
 LOOKS = {
     "classify": Look("ppidsg-digits", ("none", "local", "ppidsg")),
-    "landmarks": Look("landmarks-synthetic", ("none", "local", "keyed"), ("data.frames=8", "rounds=16")),
+    "landmarks": Look(
+        "landmarks-synthetic",
+        ("none", "local", "keyed"),
+        ("data.frames=8", "rounds=16"),
+        last=3,
+    ),
 }
 """First looks by task."""
 
@@ -65,10 +73,10 @@ def first_look(
             f"a first look plays the methods {', '.join(look.methods)}; for one method name the recipe, e.g. veilmark "
             f"federate {look.recipe} --set method={look.methods[-1]}"
         )
-    configs = {
-        method: federation_config(look.recipe, [*look.settings, *settings, f"method={method}"])
-        for method in look.methods
-    }
+    rounds = federation_config(look.recipe, [*look.settings, *settings]).rounds
+    recorded = sorted({1, *range(max(1, rounds - look.last + 1), rounds + 1)})
+    changes = [*look.settings, f"record={recorded}", *settings]
+    configs = {method: federation_config(look.recipe, [*changes, f"method={method}"]) for method in look.methods}
     for method, config in configs.items():
         say(f"[bold]{method}[/bold]")
         kept = secrets or folder / "secrets"
