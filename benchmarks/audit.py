@@ -45,6 +45,8 @@ REAL = "as it was"
 NO_LEAK = ("linking of messages", "detector out of the share")
 """Attacks that tell nothing of a picture: who sent an update, which the server knows anyway, and what the common work
 is worth to others."""
+BEST = {"owner of a person": 100.0}
+"""Where a leak ends for attacks whose control is no best case, but a rehearsal with fewer people than the run's."""
 SCORES = {"mnist": "accuracy %", "cifar10": "accuracy %", "ytf68": "NME at 16 px %"}
 
 PROTOCOL: dict[str, Any] = {"clients": 4, "rounds": 5, "training": {"batch": 20}, "record": ["first", "last"]}
@@ -218,13 +220,14 @@ def leakage(found: dict[str, Any]) -> tuple[float, str]:
     """The largest leak of a cell, and the attack that found it.
 
     A leak is how much of the way from chance to the positive control an attack went in the real setting, in percent;
-    below chance it is nothing. Attacks whose control did not succeed do not count, nor those of ``NO_LEAK``.
+    below chance it is nothing; for attacks in ``BEST``, of the way to what stands there. Attacks whose control did not
+    succeed do not count, nor those of ``NO_LEAK``.
     """
     leaks = [(0.0, "none found")]
     for line in found["findings"]:
         if line["attack"] in NO_LEAK:
             continue
-        way = (line["positive_control"] or line["chance"]) - line["chance"]
+        way = BEST.get(line["attack"], line["positive_control"] or line["chance"]) - line["chance"]
         if line["rung"] == REAL and way > 0 and line["low"] > line["chance"]:
             leaks.append((min(100.0, 100 * (line["value"] - line["chance"]) / way), line["attack"]))
     return max(leaks)

@@ -23,7 +23,7 @@ def test_every_cell_has_a_config():
     for cell in cells:
         made = cell.config()
         assert made.seed == cell.seed
-        assert set(made.recorded()) == {1, made.rounds}
+        assert made.recorded() == [1, *(range(9, 17) if cell.data == "ytf68" else [made.rounds])]
         assert made.task == ("landmarks" if cell.data == "ytf68" else "classify")
         made.made_method()
 
@@ -37,6 +37,8 @@ def test_every_cell_has_a_config():
         ([finding("owner", 70, 49)], 0, "none found"),  # chance is within the interval
         ([finding("owner", 70, 60, control=50)], 0, "none found"),  # its control did not succeed
         ([finding("owner", 70, 60, rung="easy")], 0, "none found"),
+        # A rehearsal is no best case: the leak is of the way to every person.
+        ([finding("owner of a person", 60, 40, chance=20, control=30)], 50, "owner of a person"),
         ([finding("linking of messages", 100, 100, chance=25, control=100)], 0, "none found"),
     ],
 )
