@@ -78,7 +78,7 @@ def test_a_cell_that_lacks_a_later_attack_is_extended(tmp_path, monkeypatch):
     def play_cell(cell, data, device, without):
         asked["without"] = set(without)
         said = {"findings": [finding(later, 70, 60)], "obstacles": {"class mix out of the generator": "changed"}}
-        return said | {"date": "today", "score": 91.0, "seconds": 3.0}
+        return said | {"date": "today", "score": 91.0, "seconds": 3.0, "config": {"record": ["last"]}}
 
     monkeypatch.setattr(grid, "play_cell", play_cell)
     made = grid.extended(cell, found, tmp_path, "cpu")
@@ -86,5 +86,6 @@ def test_a_cell_that_lacks_a_later_attack_is_extended(tmp_path, monkeypatch):
     assert made["findings"] == [*old, finding(later, 70, 60)]
     assert made["obstacles"] == found["obstacles"]
     assert made["score"] == 90.0
-    assert made["extended"] == [{"date": "today", "attacks": [later], "score": 91.0, "seconds": 3.0}]
+    said = {"date": "today", "attacks": [later], "score": 91.0, "seconds": 3.0, "record": ["last"]}
+    assert made["extended"] == [said]
     assert grid.missing(cell, made) == []
