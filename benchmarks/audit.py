@@ -296,7 +296,7 @@ def plot(found: list[dict[str, Any]], path: Path, words: str) -> None:
         axes.scatter(*zip(*points, strict=True), marker=marker, label=data)
         for place, (cell, (x, y)) in enumerate(sorted(zip(chosen, points, strict=True), key=lambda pair: pair[1]), 1):
             above = 9 * sum(near(point, (x, y)) for point in drawn)
-            axes.annotate(str(place), (x, y), (-6, above - 3), ha="right", textcoords="offset points", fontsize=8)
+            axes.annotate(str(place), (x, y), (0, above + 6), ha="center", textcoords="offset points", fontsize=8)
             drawn.append((x, y))
             axes.plot([], [], " ", label=f"{place}  {cell['name']}")
     axes.set(xlabel=words, ylabel="largest leak, % of the way from chance to control", ylim=(-5, 108))
