@@ -50,7 +50,8 @@ ASKED = 12
 REHEARSED = 3
 """Clients that the attacker plays, to see which it would find a person in."""
 ROUNDS = 8
-"""Recorded rounds whose messages are asked for an owner, at most: the last ones, when people are known best."""
+"""Recorded rounds whose messages are asked for an owner, at most: the last ones, which told
+more of the owners than as many spread evenly (on averaging's run; docs/private-landmarks.md)."""
 FURTHER_STEPS = 20
 """Steps of the attacker's own detector behind each further round's share."""
 
