@@ -12,7 +12,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "federation"))
 from test_landmarks_methods import LEARNING, config, play
 
-from veilmark.audit import audits, face_inversion, people, released_share
+from veilmark.audit import audits, face_inversion, people, person_owner, released_share
 from veilmark.audit.attack import REAL, Scene, Truth
 from veilmark.audit.audits import FACE_ATTACKS, audit_run
 from veilmark.audit.face_inversion import FaceInversion
@@ -28,7 +28,8 @@ from veilmark.audit.faces import (
     trained,
 )
 from veilmark.audit.gradient_inversion import noise_like
-from veilmark.audit.people import OwnerOfPerson, PersonMembership, beyond_the_round, beyond_usual
+from veilmark.audit.people import PersonMembership, beyond_usual
+from veilmark.audit.person_owner import OwnerOfPerson, beyond_the_round
 from veilmark.audit.record import RecordedRound, read_record
 from veilmark.audit.released_share import DetectorFromShare
 from veilmark.federation.messages import Update, UpdateRefused
@@ -52,7 +53,8 @@ def quick(monkeypatch):
         (face_inversion, "STEPS", 4),
         (people, "SHADOWS", 1),
         (people, "SHADOW_STEPS", 3),
-        (people, "FURTHER_STEPS", 2),
+        (person_owner, "FIRST_STEPS", 3),
+        (person_owner, "FURTHER_STEPS", 2),
         (people, "CONTROL_STEPS", 6),
         (released_share, "STEPS", 3),
         (released_share, "CONTROL_STEPS", 3),

@@ -30,7 +30,8 @@ from veilmark.audit.inverse_network import PicturesFromGenerated
 from veilmark.audit.inversion_ladder import InversionOfClassifier, InversionOfGenerator
 from veilmark.audit.label_inference import LabelCounts
 from veilmark.audit.membership import MembershipByLoss
-from veilmark.audit.people import OwnerOfPerson, PersonMembership
+from veilmark.audit.people import PersonMembership
+from veilmark.audit.person_owner import OwnerOfPerson
 from veilmark.audit.record import Record, ThreatModel, read_record
 from veilmark.audit.released_share import DetectorFromShare
 from veilmark.audit.shadow_membership import MembershipByLiRA, MembershipByPredictions

@@ -36,6 +36,9 @@ HEADS = ("heatmap.", "detector.heatmap.")
 EACH = 4
 """Faces by which a person is known, at most."""
 
+ASKED = 12
+"""People of each client who are asked about, at most."""
+
 
 @dataclass(frozen=True, eq=False)
 class Lesson:
