@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from veilmark.faces.synthetic import write_dataset
 from veilmark.federation.config import FederationConfig, LandmarksFederation, federation_from
 from veilmark.federation.tasks import landmarks
-from veilmark.federation.tasks.landmarks import SIZES, Frame, LandmarksConfig, load_landmarks
+from veilmark.federation.tasks.landmarks import SIZES, SMALL, Frame, LandmarksConfig, load_landmarks
 from veilmark.landmarks.schemes import get_scheme
 from veilmark.run.errors import ConfigError
 from veilmark.run.local_training import Training, adamw
@@ -33,6 +33,12 @@ def frames_of(counts):
         for person, count in enumerate(counts)
         for frame in range(count)
     ]
+
+
+def test_what_a_network_is_not_told_is_that_of_the_small_one():
+    """One changed key must not bring the rest of another, larger network with it."""
+    told = LandmarksConfig.model_validate({"network": {"stages": 1}}).network
+    assert told == SMALL.model_copy(update={"stages": 1})
 
 
 @settings(max_examples=40, deadline=None)

@@ -109,12 +109,13 @@ class OwnerOfPerson(Attack):
         self, scene: Scene, rounds: Sequence[RecordedRound], dealt: Sequence[Data], numbers: Sequence[int]
     ) -> list[dict[str, list[Tensors]]]:
         """For each round the messages of clients that the attacker plays, the run's, and noise as large as these."""
+        # Built one after the other: what draws first weights sets the process' generator.
+        clients = [rehearsed_client(scene, faces, place + 1) for place, faces in enumerate(dealt)]
 
         def one(place: int) -> list[Tensors]:
-            client = rehearsed_client(scene, dealt[place], place + 1)
-            return [rehearsed_message(scene, client, seen) for seen in rounds]
+            return [rehearsed_message(scene, clients[place], seen) for seen in rounds]
 
-        played = [sent for _, sent in side_by_side(range(len(dealt)), one, scene.device)]
+        played = [sent for _, sent in side_by_side(range(len(clients)), one, scene.device)]
         made = []
         for place, seen in enumerate(rounds):
             real = [seen.updates[number].tensors for number in numbers]

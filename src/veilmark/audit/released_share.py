@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -10,16 +10,15 @@ from numpy.typing import NDArray
 
 from veilmark.audit.attack import REAL, Attack, Finding, Scene, with_controls
 from veilmark.audit.faces import (
-    Lesson,
     as_array,
     face_network,
     halves,
     landmark_errors,
     people_of,
     trained,
-    trained_side_by_side,
 )
 from veilmark.audit.record import Record, ThreatModel
+from veilmark.federation.engine import side_by_side
 from veilmark.federation.tasks.task import Data
 from veilmark.run.checkpoints import Tensors
 
@@ -55,7 +54,6 @@ class DetectorFromShare(Attack):
         assert scene.truth.strangers is not None
         asked = scene.truth.strangers
         names = record.declared.tensors
-        good = trained(scene, face_network(record, device=scene.device), others, CONTROL_STEPS, 30).state_dict()
         start = {name: value for name, value in face_network(record).state_dict().items() if name in names}
         noise = {
             name: torch.randn(value.shape, generator=torch.Generator().manual_seed(scene.seed * 1000 + place)) * spread
@@ -63,23 +61,33 @@ class DetectorFromShare(Attack):
             else value
             for place, (name, value) in enumerate(sorted(start.items()))
         }
-        shares: list[Tensors] = [{}, {name: good[name] for name in names}, record.rounds[-1].broadcast, noise]
-        nothing, *behind = self._errors(scene, shares, few, asked)
-        saved = [nothing - errors for errors in behind]
+        teacher = face_network(record, device=scene.device)
+
+        def good() -> Tensors:
+            learned = trained(scene, teacher, others, CONTROL_STEPS, 30).state_dict()
+            return {name: learned[name] for name in names}
+
+        # The share that must be learned first comes first: the others are tried beside it.
+        shares: list[Callable[[], Tensors]] = [good, dict, lambda: record.rounds[-1].broadcast, lambda: noise]
+        by_good, nothing, by_real, by_noise = self._errors(scene, shares, few, asked)
         metric, unit = "error saved against a start from nothing", "% of the eyes' distance"
         rung = f"the share of a network that knows {len(set(people_of(others)))} people"
-        control = self._finding(scene, rung, metric, unit, saved[0].tolist(), 0.0)
-        real = self._finding(scene, REAL, metric, unit, saved[1].tolist(), 0.0)
-        return with_controls([control, real], control.value, float(saved[2].mean()))
+        control = self._finding(scene, rung, metric, unit, (nothing - by_good).tolist(), 0.0)
+        real = self._finding(scene, REAL, metric, unit, (nothing - by_real).tolist(), 0.0)
+        return with_controls([control, real], control.value, float((nothing - by_noise).mean()))
 
-    def _errors(self, scene: Scene, shares: Sequence[Tensors], few: Data, asked: Data) -> list[NDArray[np.float64]]:
+    def _errors(
+        self, scene: Scene, shares: Sequence[Callable[[], Tensors]], few: Data, asked: Data
+    ) -> list[NDArray[np.float64]]:
         """NME in percent of each person at the smallest size, by a detector behind each share."""
-        lessons = [
-            Lesson(face_network(scene.record, share, device=scene.device), few, STEPS, 40, frozenset(share))
-            for share in shares
-        ]
-        found = []
-        for network in trained_side_by_side(scene, lessons):
-            errors = landmark_errors(scene.record, network, asked)
-            found.append(as_array(errors, sorted(errors)))
-        return found
+        networks = [face_network(scene.record, device=scene.device) for _ in shares]
+
+        def one(place: int) -> NDArray[np.float64]:
+            share, network = shares[place](), networks[place]
+            network.load_state_dict(share, strict=False)
+            errors = landmark_errors(
+                scene.record, trained(scene, network, few, STEPS, 40, frozen=frozenset(share)), asked
+            )
+            return as_array(errors, sorted(errors))
+
+        return [found for _, found in side_by_side(range(len(shares)), one, scene.device)]

@@ -34,7 +34,14 @@ LOOKS = {
     "landmarks": Look(
         "landmarks-synthetic",
         ("none", "local", "keyed"),
-        ("data.frames=8", "rounds=16"),
+        (
+            "data.frames=5",
+            "data.test_people=8",
+            "rounds=10",
+            "training.batch=4",
+            "data.network.stages=1",
+            "data.network.map_stride=4",
+        ),
         last=3,
     ),
 }

@@ -98,7 +98,7 @@ class LandmarksConfig(BaseModel):
             AdamW makes as large as any other step, and an average with those who have labels suffers.
         frames: Frames of a synthetic person.
         test_people: Synthetic people whom no client has.
-        network: DHLN's config. Faces are hallucinated at its size.
+        network: DHLN's config; what is left out is that of ``SMALL``. Faces are hallucinated at its size.
         samples: How training faces are drawn.
         losses: How much each loss counts.
     """
@@ -118,6 +118,11 @@ class LandmarksConfig(BaseModel):
     network: NetworkConfig = SMALL
     samples: SampleConfig = SampleConfig()
     losses: Weights = Weights()
+
+    @field_validator("network", mode="before")
+    @classmethod
+    def _network(cls, network: Any) -> Any:
+        return SMALL.model_dump() | network if isinstance(network, dict) else network
 
     @field_validator("layout")
     @classmethod
