@@ -47,6 +47,8 @@ BEHIND = 60
 _NOISE = "noise"
 _Step = tuple[GradientOf, Sequence[Tensor]]
 """How a gradient is made, and the one that was seen."""
+_Shared = tuple[Detector, list[str]]
+"""A network with a round's share in place, and the names of what travels of it."""
 RIGHT = 10.0
 """NME in percent below which landmarks count as found."""
 
@@ -80,9 +82,10 @@ class FaceInversion(Attack):
         faces, points = sharp_faces(task, others), landmarks_of(task, others)
         rows = [int(row) for row in np.linspace(0, len(faces) - 1, REHEARSED)]
         own = rows_of(others, [people_of(others)[0]])
-        rungs = self._steps(scene, faces, points, rows)
+        shared = {seen.number: _shared_network(scene, seen) for seen in _attacked(record)}
+        rungs = self._steps(scene, faces, points, rows, shared)
         first = record.rounds[0]
-        network, names = _shared_network(scene, first)
+        network, names = shared[first.number]
         sent = rehearsed_message(scene, rehearsed_client(scene, own, 0), first)
         clients_round = "a client's own round, on the faces of one person"
         rungs[clients_round] = [
@@ -100,7 +103,7 @@ class FaceInversion(Attack):
                 scene.show(rung, 2 * faces[rows[: len(alone)]] - 1, torch.cat(alone))
             found += self._scored(scene, rung, known, pairs)
         messages = []
-        for picture, client in self.run(scene):
+        for picture, client in self._run(scene, shared):
             owned = scene.truth.owners[client]
             messages.append((picture, sharp_faces(task, owned), landmarks_of(task, owned)))
         found += self._scored(scene, REAL, known, messages)
@@ -114,21 +117,27 @@ class FaceInversion(Attack):
             )
         ]
 
-    def run(self, scene: Scene) -> list[tuple[Tensor, int]]:
+    def _run(self, scene: Scene, shared: Mapping[int, _Shared]) -> list[tuple[Tensor, int]]:
         """A face ``(1, 3, s, s)`` in [-1, 1] and its sender, of the first recorded round, and of the last if another.
 
         The whole round is taken for one step.
+
+        Args:
+            scene: Of the attack.
+            shared: Networks of these rounds, by number.
         """
         clients, steps = [], []
-        for recorded in dict.fromkeys((scene.record.rounds[0], scene.record.rounds[-1])):
-            network, names = _shared_network(scene, recorded)
+        for recorded in _attacked(scene.record):
+            network, names = shared[recorded.number]
             gradient = _gradient(scene, network, names, _guessed_landmarks(scene))
             client, update = next(iter(recorded.updates.items()))
             clients.append(client)
             steps.append((gradient, _moved(scene, recorded.broadcast, update.tensors, names)))
         return list(zip(self._searched(scene, steps), clients, strict=True))
 
-    def _steps(self, scene: Scene, faces: Tensor, points: Tensor, rows: Sequence[int]) -> dict[str, list[_Step]]:
+    def _steps(
+        self, scene: Scene, faces: Tensor, points: Tensor, rows: Sequence[int], shared: Mapping[int, _Shared]
+    ) -> dict[str, list[_Step]]:
         """Single steps of SGD on one face, easiest first, and noise in place of one.
 
         Args:
@@ -136,13 +145,14 @@ class FaceInversion(Attack):
             faces: In [0, 1].
             points: Their landmarks.
             rows: Which are rehearsed with.
+            shared: Networks of the first recorded round and of the last, by number.
 
         Returns:
             Steps by rung, one for each row; the later share and noise have the first row only.
         """
         record, task = scene.record, scene.record.faces
         first, last = record.rounds[0], record.rounds[-1]
-        network, names = _shared_network(scene, first)
+        network, names = shared[first.number]
         # Private parts that the attacker draws anew: of another network, with the share in place.
         guessed, _ = _shared_network(scene, first)
         for name, parameter in guessed.named_parameters():
@@ -171,7 +181,7 @@ class FaceInversion(Attack):
                 known = _gradient(scene, network, names, points[row : row + 1])
                 steps[_NOISE] = [(known, noise_like(sent, scene.seed + row))]
         if last is not first:
-            learned, _ = _shared_network(scene, last)
+            learned, _ = shared[last.number]
             step(f"one such step in round {last.number}, all known", rows[0], learned, names)
         return steps
 
@@ -240,7 +250,12 @@ def _pairs(
     return [(some, faces[row : row + 1], points[row : row + 1]) for some, row in zip(made, rows, strict=False)]
 
 
-def _shared_network(scene: Scene, recorded: RecordedRound) -> tuple[Detector, list[str]]:
+def _attacked(record: Record) -> list[RecordedRound]:
+    """The first recorded round, and the last, if that is another."""
+    return list(dict.fromkeys((record.rounds[0], record.rounds[-1])))
+
+
+def _shared_network(scene: Scene, recorded: RecordedRound) -> _Shared:
     """The network of a recorded round, as far as the attacker has it, and the names of what travels of it.
 
     What does not travel is at the public start, or, where the round is a later one, learned on public faces behind the
