@@ -80,10 +80,11 @@ def federation(run):
 
 
 def audit(run):
-    """An audit with long words everywhere, one picture, and an attack that has nothing to attack."""
+    """An audit with long words everywhere, two pictures, and an attack that has nothing to attack."""
     folder = run / "audit"
     (folder / "pictures").mkdir(parents=True)
-    Image.fromarray(np.full((384, 384, 3), 99, np.uint8)).save(folder / "pictures/faces.png")
+    for name, wide in (("faces", 384), ("face", 192)):
+        Image.fromarray(np.full((384, wide, 3), 99, np.uint8)).save(folder / f"pictures/{name}.png")
     figures = {"method": "none", "dataset": "digits", "seed": 0, "n": 9, "chance": 20.2, "positive_control": 23.3}
     figures |= {"negative_control": 11.8, "value": 100.0, "low": 99.1, "high": 100.0}
     words = {"metric": "area under the curve, by landmarks, %", "unit": "% of the eyes' distance"}
@@ -101,7 +102,7 @@ def audit(run):
     summary |= {"metrics": ["loss", LONG], "public": 100, "threat_models": {"honest-but-curious server": LONG}}
     questions = {LONG: "If messages came without names, could the server tell who sent them?", "b": LONG}
     summary |= {"questions": questions, "needs": questions, "obstacles": {LONG: LONG}, "skipped": [LONG]}
-    summary |= {"pictures": {LONG: {REAL: "pictures/faces.png"}}, "not_tried": [LONG]}
+    summary |= {"pictures": {LONG: {REAL: "pictures/faces.png", "one face": "pictures/face.png"}}, "not_tried": [LONG]}
     (folder / "summary.json").write_text(json.dumps(summary))
     return write_audit_report(folder)
 
@@ -160,4 +161,16 @@ def test_a_table_stays_a_table_when_a_phone_shows_it_as_cards(browser, tmp_path)
     assert table.get_by_role("columnheader").all_inner_texts()[:2] == ["Face size", "At step"]
     assert table.get_by_role("rowheader").all_inner_texts() == ["16 px"]
     assert page.evaluate("getComputedStyle(document.querySelector('td'), '::before').content") == '"At step"'
+    page.close()
+
+
+def test_one_face_is_drawn_as_large_as_one_of_two(browser, tmp_path):
+    page = browser.new_page(viewport={"width": 1040, "height": 844})
+    page.goto(comparison(tmp_path).as_uri())
+    sizes = page.evaluate(
+        "[...document.querySelectorAll('.sheets img')].map(i => [i.naturalWidth, Math.round(i.clientHeight)])"
+    )
+    assert len(sizes) == 4
+    assert {wide for wide, _ in sizes} == {192, 384}
+    assert max(height for _, height in sizes) - min(height for _, height in sizes) <= 1
     page.close()
