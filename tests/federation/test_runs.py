@@ -32,12 +32,21 @@ def test_a_run_folder_holds_what_it_promises(tmp_path, method):
     shared = read_tensors(run.path / "checkpoints/server-0002.safetensors")[0]
     assert summary["bytes_up_per_client_round"] == sum(4 * value.numel() for value in shared.values())
     assert summary["peak_rss_mb"] > 50
+    assert summary["precision"] == "32-true"
     records = run.read_log()
     assert [record["step"] for record in records] == [1, 2]
     assert records[-1]["accuracy"] == accuracy
     assert (run.path / "samples.png").stat().st_size > 100
     assert summary["samples"] == {"none": ["x"], "ppidsg": ["x", "scramble(x)", "G(x)"]}[method]
     assert [sum(counts) for counts in summary["counts"]] == [8, 8]
+
+
+@pytest.mark.parametrize("asked", ["auto", "bf16-mixed", "32-true"])
+def test_a_method_says_in_what_its_layers_learn(monkeypatch, asked):
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: False)
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: False)
+    method = config(method="ppidsg", options={"ppidsg": {"precision": asked}}).made_method()
+    assert method.computes_in(torch.device("cpu")) == {"auto": "32-true"}.get(asked, asked)
 
 
 def test_secrets_stay_out_of_the_run_folder(tmp_path):

@@ -114,6 +114,7 @@ def run_federation(
         "seed": config.seed,
         "engine": engine,
         "device": str(computes),
+        "precision": method.computes_in(computes),
         "options": method.options.model_dump(mode="json"),
         task.score_name: records[-1][task.score_name],
         "bytes_up_per_client_round": server.declared().size(),

@@ -13,6 +13,10 @@ Precision = Literal["auto", "32-true", "bf16-mixed"]
 :func:`choose_precision`."""
 
 
+ComputedIn = Literal["32-true", "bf16-mixed"]
+"""What it comes to on a device."""
+
+
 def choose_device(device: str) -> torch.device:
     """The device that ``auto``, ``cpu``, ``cuda`` or ``cuda:1`` means here.
 
@@ -32,7 +36,7 @@ def choose_device(device: str) -> torch.device:
     return chosen
 
 
-def choose_precision(precision: Precision, device: torch.device) -> Literal["32-true", "bf16-mixed"]:
+def choose_precision(precision: Precision, device: torch.device) -> ComputedIn:
     """What ``auto`` means on a device: bfloat16 where the hardware multiplies in it."""
     if precision != "auto":
         return precision

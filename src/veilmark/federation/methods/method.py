@@ -15,6 +15,7 @@ from veilmark.federation.messages import Declared, Update
 from veilmark.federation.tasks.task import Data, Learner, Task
 from veilmark.ppidsg.secret import Secret
 from veilmark.run.checkpoints import Tensors
+from veilmark.run.devices import ComputedIn
 from veilmark.run.errors import ConfigError
 from veilmark.run.local_training import Training
 
@@ -225,6 +226,10 @@ class Method(ABC, Generic[Options]):
     def personal(self) -> bool:
         """Whether clients differ in what they answer; else one is scored for all."""
         return False
+
+    def computes_in(self, device: torch.device) -> ComputedIn:
+        """In which precision layers learn on a device, where an option says ``auto`` too."""
+        return "32-true"
 
     @abstractmethod
     def client(self, view: ClientView) -> Client:

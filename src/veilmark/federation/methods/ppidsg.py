@@ -27,6 +27,7 @@ from veilmark.ppidsg.client_training import ClientConfig, PPIDSGClient, to_bytes
 from veilmark.ppidsg.networks import Discriminator, Generator
 from veilmark.ppidsg.secret import Secret
 from veilmark.run.checkpoints import Tensors
+from veilmark.run.devices import ComputedIn, choose_precision
 from veilmark.run.errors import ConfigError
 
 Scope = Literal["federation", "client", "image"]
@@ -202,6 +203,10 @@ class PPIDSG(Method[PPIDSGOptions]):
     def personal(self) -> bool:
         """Every client has networks of its own."""
         return True
+
+    def computes_in(self, device: torch.device) -> ComputedIn:
+        """The precision of the layers of G, D and F."""
+        return choose_precision(self.options.precision, device)
 
     def client(self, view: ClientView) -> Client:
         """A client with all four networks."""
