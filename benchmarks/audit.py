@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import math
 import os
 import platform
 import time
@@ -221,14 +222,16 @@ def leakage(found: dict[str, Any]) -> tuple[float, str]:
 
     A leak is how much of the way from chance to the positive control an attack went in the real setting, in percent;
     below chance it is nothing; for attacks in ``BEST``, of the way to what stands there. Attacks whose control did not
-    succeed do not count, nor those of ``NO_LEAK``.
+    succeed do not count, nor those of ``NO_LEAK``, nor what an interval does not set apart from chance and from noise,
+    as in a report's verdict.
     """
     leaks = [(0.0, "none found")]
     for line in found["findings"]:
         if line["attack"] in NO_LEAK:
             continue
         way = BEST.get(line["attack"], line["positive_control"] or line["chance"]) - line["chance"]
-        if line["rung"] == REAL and way > 0 and line["low"] > line["chance"]:
+        beaten = max(line["chance"], -math.inf if line["negative_control"] is None else line["negative_control"])
+        if line["rung"] == REAL and way > 0 and line["low"] > beaten:
             leaks.append((min(100.0, 100 * (line["value"] - line["chance"]) / way), line["attack"]))
     return max(leaks)
 
@@ -299,7 +302,7 @@ def plot(found: list[dict[str, Any]], path: Path, words: str) -> None:
             axes.annotate(str(place), (x, y), (0, above + 6), ha="center", textcoords="offset points", fontsize=8)
             drawn.append((x, y))
             axes.plot([], [], " ", label=f"{place}  {cell['name']}")
-    axes.set(xlabel=words, ylabel="largest leak, % of the way from chance to control", ylim=(-5, 108))
+    axes.set(xlabel=words, ylabel="largest leak, % of the way from chance to the best case", ylim=(-5, 108))
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=120)
