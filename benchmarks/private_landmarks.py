@@ -28,6 +28,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from audit import RESULTS as AUDITS
+from audit import leakage
 from veilmark.federation.config import FederationConfig, federation_from
 from veilmark.federation.finished import open_finished
 from veilmark.federation.runs import run_federation
@@ -233,12 +235,25 @@ def interval(values: list[float]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def tables(cells: list[Cell], results: Path) -> list[str]:
+def leak_of(name: str, audits: Path) -> str:
+    """The largest leak of a method and the attack that found it; empty where it was not audited."""
+    path = audits / f"ytf68-{name}-s0.json".replace(" ", "_")
+    if not path.exists():
+        return ""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if not found["findings"]:
+        return "nothing travels"
+    share, attack = leakage(found)
+    return f"{share:.0f} %, {attack}" if share else attack
+
+
+def tables(cells: list[Cell], results: Path, audits: Path = AUDITS) -> list[str]:
     """Markdown tables of the finished cells.
 
-    *newcomers*: NME at 16 px of clients that joined when all was over. *less than local*: by how much NME at 16 px is
-    smaller than that of ``local`` on the same people, with the interval of the paired difference. *of the way*: the
-    share of the way from ``local`` to ``none``.
+    Intervals are over people. *newcomers*: NME at 16 px of clients that joined when all was over. *less than local*: by
+    how much NME at 16 px is smaller than that of ``local`` on the same people, with the interval of the paired
+    difference. *of the way*: the share of the way from ``local`` to ``none``. *largest leak*: what
+    ``benchmarks/audit.py`` found of the method in a federation of 4 owners of 6 people with all labels.
     """
     made = []
     for part in PARTS:
@@ -250,13 +265,25 @@ def tables(cells: list[Cell], results: Path) -> list[str]:
                     found[cell.name, cell.seed] = json.loads(path.read_text(encoding="utf-8"))
             if not found:
                 continue
-            head = ["method", "seed", "NME 16 px %", "least", "most", "32 px", "128 px", "PSNR dB", "without labels"]
+            head = [
+                "method",
+                "seed",
+                "NME 16 px % (95 %)",
+                "least",
+                "most",
+                "32 px",
+                "128 px",
+                "PSNR dB",
+                "without labels",
+            ]
             head += ["newcomers"]
-            head += ["less than local (95 %)", "of the way to none", "MB up", "seconds"]
+            head += ["less than local (95 %)", "of the way to none", "MB up", "seconds", "largest leak, 4 x 6"]
             lines = [head, ["---"] * len(head)]
             for (name, seed), cell_found in found.items():
                 nme = cell_found["nme"]
-                line = [name, str(seed), f"{nme['mean']:.2f}", f"{nme['min']:.2f}", f"{nme['max']:.2f}"]
+                low, high = interval(nme["people"]["nme_16"])
+                line = [name, str(seed), f"{nme['mean']:.2f} ({low:.2f} to {high:.2f})"]
+                line += [f"{nme[end]:.2f}" for end in ("min", "max")]
                 line += [f"{nme['sizes'][size]['mean']:.2f}" for size in ("32", "128")]
                 line.append(f"{nme['psnr']['mean']:.2f}" if np.isfinite(nme["psnr"]["mean"]) else "")
                 line.append(f"{nme['unlabelled']['mean']:.2f}" if nme["unlabelled"] else "")
@@ -264,6 +291,7 @@ def tables(cells: list[Cell], results: Path) -> list[str]:
                 line.append(f"{np.mean(joined):.2f}" if joined else "")
                 line += against(nme, found.get(("local", seed)), found.get(("none", seed)))
                 line += [f"{cell_found['bytes_up_per_client_round'] / 1e6:.2f}", f"{cell_found['seconds']:.0f}"]
+                line.append(leak_of(name, audits))
                 lines.append(line)
             title = f"{part} people, labels: {labels}"
             made.append(title + "\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines))

@@ -354,10 +354,11 @@ class EngineName(StrEnum):
 def federate(
     recipe: Annotated[
         str | None,
-        typer.Argument(help="A packaged recipe, e.g. ppidsg-mnist; none: a first look on digits.", show_default=False),
+        typer.Argument(help="A packaged recipe, e.g. ppidsg-mnist; none: a first look (--task).", show_default=False),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Folder of the data set; none for the bundled digits.", show_default=False)
+        Path | None,
+        typer.Option(help="Folder of the data set; none for digits and rendered faces.", show_default=False),
     ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Change a value: --set method=none. Repeatable.")
@@ -382,7 +383,9 @@ def federate(
     """Train one network among owners who keep their pictures; Ctrl-C and `--resume` at any time.
 
     RECIPE is the name of a packaged recipe. `--set method=` says what is shared: none (the whole network, in the
-    clear), local (nothing), ppidsg (a generator), or a defence; docs/federation.md. Writes the run folder: config.yaml,
+    clear), local (nothing), or a defence (gc, dpsgd...); ppidsg (a generator) where pictures are classified;
+    keyed, hallucinator, ppidsg-landmarks (generators of faces) where landmarks are found, with landmarks-synthetic
+    and landmarks-ytf68; docs/federation.md, docs/private-landmarks.md. Writes the run folder: config.yaml,
     metrics.jsonl, summary.json, the transcript of what the server saw, report.html.
 
     Without RECIPE: digits, 4 clients, the methods none, local and ppidsg side by side, in some minutes. With
@@ -398,7 +401,8 @@ def federate(
     settings = [*(set_ or []), *(f"{name}={count}" for name, count in counts.items() if count is not None)]
     if recipe is None:
         if data is not None:
-            raise ConfigError("--data needs a recipe, e.g. veilmark federate ppidsg-mnist --data mnist")
+            named = "landmarks-ytf68" if task is TaskName.landmarks else "ppidsg-mnist"
+            raise ConfigError(f"--data needs a recipe, e.g. veilmark federate {named} --data {data}")
         folder = out or Path("runs/federate")
         if task is TaskName.landmarks:
             folder = out or Path("runs/landmarks")
@@ -410,7 +414,7 @@ def federate(
             write_federation_report(run)
         console.print(comparison_table(compare_runs(runs)))
         if task is TaskName.landmarks:
-            _audit_all(runs)
+            _audit_all(runs, device)
         say(f"report: {escape(str(write_comparison(runs, folder)))}")
         return
     if task is TaskName.landmarks:
@@ -428,14 +432,14 @@ def federate(
     _report_skipped(skipped)
 
 
-def _audit_all(runs: list[Path]) -> None:
+def _audit_all(runs: list[Path], device: str) -> None:
     """Audits runs in which something travelled, and prints what was found."""
     from veilmark.audit.audits import audit_run
     from veilmark.report.audit import audit_table, read_audit, write_audit_report
 
     for run in runs:
         say(f"[bold]audit of {escape(run.name)}[/bold]")
-        audit_run(run, None, run / "audit")
+        audit_run(run, None, run / "audit", device=device)
         if verdicts := read_audit(run / "audit"):
             console.print(audit_table(verdicts))
         write_audit_report(run / "audit")

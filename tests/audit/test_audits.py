@@ -194,6 +194,22 @@ def test_a_control_that_may_be_chance_shows_nothing(low, kind):
     assert verdict(found).kind == kind
 
 
+def test_a_control_below_the_easiest_rung_must_succeed_beyond_its_interval():
+    """What travels of a network may give nobody away, where all of it does."""
+    rungs = [finding("all of it", 95.0, 90.0, 99.0, positive=60.0), finding("what travels", 60.0, 45.0, 75.0)]
+    found = [*rungs, finding(value=51.0, low=45.0, high=56.0, positive=60.0)]
+    assert verdict(found).kind == "not shown to work"
+    rungs[1] = finding("what travels", 60.0, 55.0, 75.0)
+    assert verdict([*rungs, found[2]]).kind == "not found"
+
+
+def test_one_picture_is_no_evidence_that_an_attack_works():
+    alone = finding("one picture", 60.0, 60.0, 60.0).model_copy(update={"n": 1})
+    real = finding(value=51.0, low=45.0, high=56.0)
+    assert "works on the rung" not in verdict([finding("easy", 50.0, 45.0, 55.0), alone, real]).words
+    assert "works on the rung" in verdict([finding("easy", 60.0, 55.0, 65.0), alone, real]).words
+
+
 def test_damaged_files_are_named(runs, audited, tmp_path):
     (tmp_path / "audit.json").write_text("[{}]")
     with pytest.raises(DataError, match=r"audit\.json"):

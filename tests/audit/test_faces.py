@@ -1,6 +1,7 @@
 """Attacks on landmark federations: each where it must succeed, and where it must not."""
 
 import json
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +20,11 @@ from veilmark.audit.face_inversion import FaceInversion
 from veilmark.audit.faces import (
     face_batch,
     face_network,
+    finished_share,
     fit_by_person,
     halves,
     landmarks_of,
+    not_released,
     people_of,
     rows_of,
     sharp_faces,
@@ -105,6 +108,57 @@ def test_every_method_is_audited(tmp_path, method):
     page = write_audit_report(tmp_path / "audit").read_text()
     assert "NME at 16 px" in page
     assert "Accuracy" not in page
+
+
+def test_owners_without_labels_are_asked_about_too(tmp_path):
+    run = play(tmp_path / "run", config("data.test_people=4", "data.labelled=0.5", method="none"))
+    audit_run(run.path, None, tmp_path / "audit")
+    found = json.loads((tmp_path / "audit/audit.json").read_text())
+    assert {line["attack"] for line in found} == set(FACE_ATTACKS)
+    assert all(np.isfinite([line["value"], line["low"], line["high"], line["chance"]]).all() for line in found)
+    truth, _ = audits._truth(read_record(run.path / "transcript"), run.path, None, None)
+    assert not any(owned.targets.isnan().any() for owned in truth.owners)
+
+
+@pytest.mark.parametrize("method", ["none", "gc", "hallucinator", "keyed"])
+def test_what_is_attacked_is_what_the_run_hands_out(tmp_path, method):
+    run = play(tmp_path / "run", config("data.test_people=4", "data.labelled=0.5", method=method))
+    record = read_record(run.path / "transcript")
+    assert not_released(record) is None
+    released = finished_share(record)
+    handed_out = read_tensors(run.path / "checkpoints/server-0002.safetensors")[0]
+    assert set(released) == set(record.rounds[-1].broadcast)
+    for name, value in released.items():
+        torch.testing.assert_close(value, handed_out[name], atol=1e-6, rtol=1e-5)
+
+
+def test_a_record_without_the_last_round_does_not_hold_the_release(tmp_path, monkeypatch):
+    monkeypatch.setattr(audits, "FACE_ATTACKS", {k: v for k, v in FACE_ATTACKS.items() if k != "faces from updates"})
+    run = play(tmp_path / "run", config("data.test_people=4", "record=[1]", method="none"))
+    audit_run(run.path, None, tmp_path / "audit")
+    obstacles = json.loads((tmp_path / "audit/summary.json").read_text())["obstacles"]
+    assert set(obstacles) == {"linking of messages", "membership of people", "detector out of the share"}
+    assert "the last of 2 rounds is not in the record" in obstacles["membership of people"]
+
+
+def test_the_data_must_be_those_of_the_run(tmp_path, played):
+    run, _ = played
+    copied = tmp_path / "run"
+    shutil.copytree(run.path, copied)
+    summary = json.loads((copied / "summary.json").read_text())
+    (copied / "summary.json").write_text(json.dumps(summary | {"owners": ["0" * 16, summary["owners"][1]]}))
+    with pytest.raises(ConfigError, match="client 0 had other examples"):
+        audit_run(copied, None, tmp_path / "audit")
+
+
+@pytest.mark.parametrize("side", [16, 24, 40, 64])
+def test_faces_are_shrunk_to_the_smallest_size_whatever_theirs(side):
+    task = landmarks.LandmarksTask(config(f"data.network.size={max(32, side)}").data, [])
+    flat = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    grid = face_batch(task, flat, torch.zeros(1, 68, 2)).grid
+    small = torch.nn.functional.interpolate(flat, (16, 16), mode="area")
+    wanted = torch.nn.functional.interpolate(small, grid.shape[-2:], mode="bicubic", align_corners=False)
+    torch.testing.assert_close(grid, wanted)
 
 
 def test_too_few_public_people_are_refused_before_any_work(tmp_path, played, monkeypatch):
@@ -211,15 +265,16 @@ def test_a_gradient_gives_more_of_a_face_away_than_noise_does(played, monkeypatc
 
 
 @pytest.mark.parametrize("method", ["none", "keyed"])
-def test_faces_have_a_control_that_is_not_the_methods_own_network(tmp_path, method):
+def test_faces_have_a_control_of_the_methods_own_network_beside_a_whole_detector(tmp_path, method):
     made = config("data.test_people=4", f"method={method}", rounds=1)
     found = FaceInversion().findings(scene_of(play(tmp_path / "run", made), made))
     for metric in dict.fromkeys(line.metric for line in found):
         lines = [line for line in found if line.metric == metric]
-        # Averaging shares the whole network at its start: its easiest rung is the control.
+        # Averaging shares the whole network at its start.
         assert ("whole DHLN" in lines[0].rung) == (method == "keyed")
         assert len(lines) == (5 if method == "keyed" else 4)
-        assert {line.positive_control for line in lines} == {lines[0].value}
+        own = next(line for line in lines if line.rung.startswith("one face, one step of SGD"))
+        assert {line.positive_control for line in lines} == {own.value}
 
 
 def test_the_last_recorded_round_is_attacked_too(tmp_path):
@@ -320,7 +375,8 @@ def test_members_are_told_from_strangers_where_they_are_known_by_heart(played):
     network = trained(scene, face_network(record), joined(owned), 400, 60)
     release = {k: v.detach() for k, v in network.state_dict().items()}
     first = record.rounds[0]
-    learned = replace(scene, record=replace(record, rounds=(RecordedRound(1, release, first.updates),)))
+    sent = {0: Update(release, {}, 4)}
+    learned = replace(scene, record=replace(record, rounds=(RecordedRound(1, first.broadcast, sent),)))
     found = {line.rung: line for line in PersonMembership().findings(learned) if line.metric.endswith("by landmarks")}
     assert found[REAL].value > 80
     assert found[REAL].n == len(set(people_of(joined(owned))))

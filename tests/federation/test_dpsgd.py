@@ -1,6 +1,7 @@
 """DP-SGD: clipped sums against single gradients, the budget against Opacus's own count, the stop, resume."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,8 +13,10 @@ from opacus.accountants import PRVAccountant, RDPAccountant
 from veilmark.federation.messages import check_update
 from veilmark.federation.methods import dpsgd
 from veilmark.federation.methods.dpsgd import DPSGD, DPSGDOptions, spent
+from veilmark.federation.methods.method import Secrets
 from veilmark.federation.tasks.classify import ClassifyConfig
 from veilmark.ppidsg.client_training import to_unit
+from veilmark.ppidsg.secret import Secret
 from veilmark.run.errors import ConfigError
 
 
@@ -78,6 +81,32 @@ def test_the_noise_has_the_stated_deviation_and_is_the_clients_own(bench, monkey
     assert torch.equal(first, noise(0, 0))
     for other in (noise(1, 0), noise(0, 1)):
         assert abs(float(torch.corrcoef(torch.stack([first, other]))[0, 1])) < 0.05
+
+
+def test_augmentation_is_drawn_from_the_clients_secret(bench, monkeypatch):
+    """The server knows the run's seed: what is drawn from it is in no accountant's books."""
+    options = silence(monkeypatch)
+
+    def drawn(round_number=0, secret=None):
+        one = bench(images=20, batch=10, local_steps=3)
+        client = one.client(DPSGD(options))
+        if secret is not None:
+            client.view = replace(client.view, secrets=Secrets(client.view.secrets.federation, secret))
+        seen, loss = [], client.learner.loss
+
+        def noted(rows, rng):
+            seen.append(int(rng.integers(2**31)))
+            return loss(rows, rng)
+
+        monkeypatch.setattr(client.learner, "loss", noted)
+        client.train_round(one.server(DPSGD(options)).broadcast(), round_number)
+        return seen
+
+    first = drawn()
+    assert len(set(first)) == len(first)
+    assert drawn() == first
+    assert not set(first) & set(drawn(1))
+    assert not set(first) & set(drawn(secret=Secret(b"x" * 32)))
 
 
 def test_examples_are_drawn_one_by_one(bench, monkeypatch):

@@ -90,6 +90,23 @@ def test_what_cannot_be_exported_is_refused_by_name(tmp_path):
         open_finished(run.path, None)
 
 
+def test_who_has_no_labels_takes_home_a_detector_that_was_sent(tmp_path):
+    shared = 'options.keyed.share=["generator", "detector"]'
+    run = play(tmp_path / "run", config("data.labelled=0.5", shared, method="keyed", rounds=1))
+    owners = open_finished(run.path, None).side.owners
+    without = next(i for i, owner in enumerate(owners) if bool(owner.targets.isnan().all()))
+    assert list(export_client(run.path, without, tmp_path / "weights", None).iterdir())
+
+
+def test_a_run_is_opened_with_its_own_data_only(tmp_path):
+    run = play(tmp_path / "run", config(method="none", rounds=1))
+    summary = json.loads((run.path / "summary.json").read_text())
+    assert len(set(summary["owners"])) == 2
+    (run.path / "summary.json").write_text(json.dumps(summary | {"owners": [summary["owners"][0], "0" * 16]}))
+    with pytest.raises(ConfigError, match=r"not what .*run was played with \(client 1 had other examples\)"):
+        open_finished(run.path, None)
+
+
 def test_a_classifier_is_no_detector(tmp_path):
     made = FederationConfig.model_validate(
         {

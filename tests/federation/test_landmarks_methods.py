@@ -8,8 +8,9 @@ import torch
 from veilmark.audit.record import read_record
 from veilmark.federation.config import federation_from
 from veilmark.federation.engine import Rounds
-from veilmark.federation.methods import METHODS
+from veilmark.federation.methods import METHODS, fedavg
 from veilmark.federation.methods.keyed import start_detector
+from veilmark.federation.methods.method import ClientView, Secrets
 from veilmark.federation.runs import run_federation
 from veilmark.federation.tasks.loading import load_task
 from veilmark.ppidsg.secret import Secret
@@ -199,6 +200,32 @@ def test_what_of_a_detector_lasts(tmp_path, detector):
     assert torch.equal(*kept) == (detector == "fixed")
 
 
+@pytest.mark.parametrize("detector", ["kept", "restart"])
+def test_a_detector_that_restarts_forgets_the_steps_before(tmp_path, monkeypatch, detector):
+    """What AdamW remembers of a detector must not outlive it."""
+    remembered = []
+
+    def note(learner, *_):
+        state = learner_client[0].lasting.state
+        remembered.append({name: bool(state.get(p)) for name, p in learner.model.named_parameters()})
+        return train(learner, *_)
+
+    train, learner_client = fedavg.train_locally, []
+    monkeypatch.setattr(fedavg, "train_locally", note)
+    made = config(f"options.keyed.detector={detector}", method="keyed")
+    task, owners, _, _ = load_task(made, None)
+    client = made.made_method().client(
+        ClientView(0, task, owners[0], made.training, 2, 0, Secrets(Secret.generate(), Secret.generate()))
+    )
+    learner_client.append(client)
+    broadcast = {name: client.learner.model.state_dict()[name].clone() for name in client.shared}
+    for number in (0, 1):
+        client.train_round(broadcast, number)
+    second = remembered[1]
+    assert all(second[name] for name in second if name.startswith("generator"))
+    assert all(second[name] == (detector == "kept") for name in second if name.startswith("detector.heatmap"))
+
+
 @pytest.mark.parametrize("method", ["keyed", "hallucinator"])
 def test_half_precision_halves_the_bytes(tmp_path, method):
     made = config(f"options.{method}.precision=half", method=method)
@@ -238,6 +265,7 @@ def test_who_has_no_labels_does_not_hold_the_detector_back(tmp_path, method):
         ("ppidsg-landmarks", 'options.ppidsg-landmarks.without=["paint"]', "no step of the cipher"),
         ("hallucinator", 'options.hallucinator.share=["mouth"]', "no tensor 'mouth'; its parts: again"),
         ("hallucinator", "data.network.detail=false", "no tensor 'detail'"),
+        ("hallucinator", "options.hallucinator.share=[]", "at least 1 item"),
         ("dpsgd", "data.network.structure_widths=[256, 256, 256]", "structure_widths="),
     ],
 )

@@ -1,20 +1,35 @@
 """Landmarks as a task: who owns whom, what is scored, what is refused."""
 
 import json
-from dataclasses import replace
+import shutil
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from veilmark.faces.synthetic import write_dataset
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from published_layouts import TINY_SETS
+from veilmark.faces.datasets import LAYOUTS, NAMING_PEOPLE, load_faces
+from veilmark.faces.synthetic import render_face, write_dataset
 from veilmark.federation.config import FederationConfig, LandmarksFederation, federation_from
 from veilmark.federation.tasks import landmarks
-from veilmark.federation.tasks.landmarks import SIZES, SMALL, Frame, LandmarksConfig, load_landmarks
+from veilmark.federation.tasks.landmarks import (
+    SIZES,
+    SMALL,
+    Frame,
+    LandmarksConfig,
+    load_aside,
+    load_landmarks,
+    load_newcomers,
+)
+from veilmark.landmarks.formats import write_pts
 from veilmark.landmarks.schemes import get_scheme
-from veilmark.run.errors import ConfigError
+from veilmark.run.errors import ConfigError, DataError
 from veilmark.run.local_training import Training, adamw
 
 NETWORK = {"size": 32, "trunk_stride": 4, "map_stride": 2, "structure_widths": [16, 16], "detail_widths": [16, 16]}
@@ -181,6 +196,11 @@ def test_reading_a_folder(tmp_path):
         ({"partition": "dirichlet"}, "dirichlet needs alpha"),
         ({"alpha": 0.5}, "people has none"),
         ({"people": 1}, "greater than or equal to 2"),
+        ({"labelled": 0.5, "network": {"detail": False}}, "would have nothing to train"),
+        ({"samples": {"sizes": [4, 8]}}, "has 8 pixels at least"),
+        ({"samples": {"sizes": [32, 16]}}, "the smallest face comes first"),
+        ({"network": {"size": 0}}, "greater than or equal to 16"),
+        ({"network": {"structure_widths": []}}, "at least 1 item"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_what_would(changes, words):
@@ -188,17 +208,65 @@ def test_what_does_not_fit_is_refused_with_what_would(changes, words):
         load_landmarks(tiny(**changes), None, 2, 0)
 
 
-def test_a_layout_without_people_is_refused(tmp_path, monkeypatch):
+@pytest.mark.parametrize("layout", sorted(set(LAYOUTS) - set(NAMING_PEOPLE)))
+def test_a_layout_without_people_is_refused(layout):
+    with pytest.raises(ValueError, match=r"does not say who is in a picture, .*take one of: synthetic, ytf68"):
+        tiny(layout=layout)
+
+
+@pytest.mark.parametrize("layout", ["300w", "cofw", "helen", "wflw"])
+def test_where_nobody_is_named_each_face_stands_for_itself(tmp_path, layout):
+    """Which is why owners of people cannot be made of them."""
+    TINY_SETS[layout].write(tmp_path)
+    found = load_faces(layout, tmp_path, TINY_SETS[layout].test)
+    people = [face.person for face in (*found.labelled, *found.unlabelled)]
+    assert len(set(people)) == len(people) > 1
+    assert layout not in NAMING_PEOPLE
+
+
+def test_in_a_folder_people_have_folders(tmp_path):
+    for person in ("anna", "ben", "cleo", "dora", "."):
+        (tmp_path / "train" / person).mkdir(parents=True, exist_ok=True)
+    face = render_face(np.random.default_rng(0), 96)
+    for name in ("anna/0", "ben/0", "cleo/0", "dora/0", "alone"):
+        Image.fromarray(face.image).save(tmp_path / f"train/{name}.png")
+        write_pts(tmp_path / f"train/{name}.pts", face.points)
+    (tmp_path / "report/emma").mkdir(parents=True)
+    for suffix in (".png", ".pts"):
+        shutil.copy(tmp_path / f"train/anna/0{suffix}", tmp_path / f"report/emma/0{suffix}")
+    config = tiny(layout="folder")
+    with pytest.raises(ConfigError, match=r"train/alone\.png lies in no person's folder"):
+        load_landmarks(config, tmp_path, 2, 0)
+    (tmp_path / "train/alone.png").unlink()
+    _, owners, _, _ = load_landmarks(config, tmp_path, 2, 0)
+    assert sorted(map(len, owners)) == [2, 2]
+
+
+def test_too_few_people_are_refused_before_a_picture_is_read(tmp_path, monkeypatch):
     write_dataset(tmp_path, "train", people=4, frames=1, size=96)
-    load = landmarks.load_faces
+    write_dataset(tmp_path, "report", people=2, frames=1, first_person=280, size=96)
+    monkeypatch.setattr(landmarks, "read_image", lambda path: pytest.fail(f"{path} was read"))
+    with pytest.raises(ConfigError, match="take at most 2"):
+        load_landmarks(tiny(layout="ytf68", people=3), tmp_path, 2, 0)
 
-    def nameless(layout, root, split):
-        found = load(layout, root, split)
-        return replace(found, labelled=[replace(face, person=None) for face in found.labelled])
 
-    monkeypatch.setattr(landmarks, "load_faces", nameless)
-    with pytest.raises(ConfigError, match="does not say who is in a picture"):
+def test_a_client_left_with_one_person_by_broken_pictures_is_named(tmp_path):
+    write_dataset(tmp_path, "train", people=4, frames=1, size=96)
+    write_dataset(tmp_path, "report", people=2, frames=1, first_person=280, size=96)
+    next((tmp_path / "train").glob("id001*.jpg")).write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"client \d has 2 faces, of which 1 cannot be read, .*id001"):
         load_landmarks(tiny(layout="ytf68"), tmp_path, 2, 0)
+
+
+@pytest.mark.parametrize(("first", "split"), [(3, "train"), (281, "report")])
+def test_newcomers_and_public_people_are_others(tmp_path, first, split):
+    write_dataset(tmp_path, "train", people=4, frames=2, size=96)
+    write_dataset(tmp_path, "report", people=2, frames=2, first_person=280, size=96)
+    write_dataset(tmp_path, "aside", people=2, frames=2, first_person=first, size=96)
+    config = tiny(layout="ytf68", aside="aside")
+    for load in (lambda: load_aside(config, tmp_path), lambda: load_newcomers(config, tmp_path, 1, 2, 0)):
+        with pytest.raises(ConfigError, match=f"aside: id{first:03d} is in '{split}' too"):
+            load()
 
 
 def test_the_config_follows_the_task():

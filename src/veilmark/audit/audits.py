@@ -36,7 +36,7 @@ from veilmark.audit.record import Record, ThreatModel, read_record
 from veilmark.audit.released_share import DetectorFromShare
 from veilmark.audit.shadow_membership import MembershipByLiRA, MembershipByPredictions
 from veilmark.federation.config import LandmarksFederation
-from veilmark.federation.finished import secrets_of
+from veilmark.federation.finished import check_owners, secrets_of
 from veilmark.federation.methods.ppidsg import PPIDSGOptions, cipher_of
 from veilmark.federation.samples import SHOWN, write_sheet
 from veilmark.federation.tasks.classify import load_classify, without_owner
@@ -251,7 +251,10 @@ def newest_run(folder: Path) -> Path | None:
 def _truth(record: Record, run: Path, data: Path | None, secrets: Path | None) -> tuple[Truth, Data]:
     config = record.config
     if isinstance(config, LandmarksFederation):
-        _, owners, _, _ = load_landmarks(config.data, data, config.clients, config.seed)
+        # Of owners without labels the scorer knows where landmarks are, all the same.
+        labelled = config.data.model_copy(update={"labelled": 1.0})
+        _, owners, _, _ = load_landmarks(labelled, data, config.clients, config.seed)
+        check_owners(run, owners, data)
         public = load_aside(config.data, data)
         if (people := len(set(people_of(public)))) < _PEOPLE:
             raise ConfigError(
@@ -262,6 +265,7 @@ def _truth(record: Record, run: Path, data: Path | None, secrets: Path | None) -
     task, owners, _, _ = load_classify(config.data, data, config.clients, config.seed)
     if task.description() != record.task.description():
         raise ConfigError(f"the pictures in {data} are not those of {run}: {task.description()}")
+    check_owners(run, owners, data)
     rows = np.sort(rng_for(0, 35).permutation(len(task.test))[:_PUBLIC])
     chosen = torch.from_numpy(rows)
     public = Data(task.test.inputs[chosen], task.test.targets[chosen], tuple(task.test.names[row] for row in rows))

@@ -45,6 +45,8 @@ REHEARSED = 2
 BEHIND = 60
 """Steps in which the attacker learns what does not travel, behind the share of the last recorded round."""
 _NOISE = "noise"
+_KNOWN = "one face, one step of SGD, landmarks and all networks known"
+"""The rung that must succeed: on the method's own networks."""
 _Step = tuple[GradientOf, Sequence[Tensor]]
 """How a gradient is made, and the one that was seen."""
 _Shared = tuple[Detector, list[str]]
@@ -59,8 +61,9 @@ class FaceInversion(Attack):
     The search begins at the mean of public faces and goes along cosine waves, with total variation: it found more of a
     face in as many steps than from noise, along the principal components of public faces, or pixel by pixel. What a
     message of a whole round is searched for is one face, the one that stands for all. The score is likeness to the true
-    one beside likeness of the nearest other person; whether the packaged detector, which no client has a part in, finds
-    the true landmarks on it; and whether a face finder sees a face. The mean that the search begins at is one already.
+    one beside likeness of the nearest other person; whether the packaged detector finds the true landmarks on it, which
+    no client has a part in, though it has learned the very pictures where they are YouTube Faces' training set; and
+    whether a face finder sees a face. The mean that the search begins at is one already.
 
     The first recorded round and the last are attacked: a generator whose last layer starts small sends little in the
     first, and a network that has learned gives less away.
@@ -112,7 +115,7 @@ class FaceInversion(Attack):
             for metric, negative in ((line.metric, line.value) for line in noise)
             for line in with_controls(
                 [some for some in found if some.metric == metric],
-                next(some.value for some in found if some.metric == metric),
+                next(some.value for some in found if some.metric == metric and some.rung == _KNOWN),
                 negative,
             )
         ]
@@ -159,7 +162,7 @@ class FaceInversion(Attack):
             if name not in names:
                 noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(scene.seed))
                 parameter.data += noise.to(scene.device) * parameter.data.std(correction=0)
-        # What is known to give a face away, for a control: a whole DHLN at its start.
+        # What is known to give a face away, to compare with: a whole DHLN at its start.
         whole = task.network(record.config.seed).to(scene.device)
         every = [name for name, _ in whole.named_parameters()]
         steps: dict[str, list[_Step]] = {}
@@ -171,10 +174,9 @@ class FaceInversion(Attack):
             return [some.detach() for some in sent]
 
         for row in rows:
-            # Without a control of its own the easiest rung is one.
             if names != every:
                 step("one step of a whole DHLN at its start, which must give the face away", row, whole, every)
-            sent = step("one face, one step of SGD, landmarks and all networks known", row, network, names)
+            sent = step(_KNOWN, row, network, names)
             tried = _gradient(scene, guessed, names, _guessed_landmarks(scene))
             steps.setdefault("the same; landmarks and what does not travel guessed", []).append((tried, sent))
             if row == rows[0]:

@@ -9,17 +9,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, interpolate
+from torch.nn.functional import interpolate
 
 from veilmark.audit.attack import Scene
 from veilmark.audit.gradient_inversion import psnr
 from veilmark.audit.record import Record, RecordedRound
 from veilmark.federation.engine import side_by_side
-from veilmark.federation.methods.fedavg import train_locally
+from veilmark.federation.methods.fedavg import train_locally, weighted_mean
 from veilmark.federation.methods.keyed import KeyedOptions
 from veilmark.federation.methods.method import Client, ClientView, Secrets
 from veilmark.federation.methods.ppidsg_landmarks import PPIDSGLandmarksOptions
-from veilmark.federation.tasks.landmarks import SIZES, LandmarksTask
+from veilmark.federation.tasks.landmarks import HEADS, SIZES, LandmarksTask
 from veilmark.federation.tasks.task import Data
 from veilmark.landmarks.nme import face_nme
 from veilmark.landmarks.schemes import get_scheme
@@ -29,9 +29,6 @@ from veilmark.run.local_training import Training, adamw
 from veilmark.run.seeds import rng_for
 from veilmark.sht.losses import Batch
 from veilmark.sht.pretrained import Detector
-
-HEADS = ("heatmap.", "detector.heatmap.")
-"""How the names of the heatmap heads' tensors begin: where they travel, the whole detector does."""
 
 EACH = 4
 """Faces by which a person is known, at most."""
@@ -79,6 +76,27 @@ def face_network(record: Record, *shares: Tensors, device: torch.device | str = 
     return network.to(device)
 
 
+def not_released(record: Record) -> str | None:
+    """Why the record does not hold what the run released; None where it does."""
+    if not record.declared.tensors:
+        return "nothing is released"
+    if (last := record.rounds[-1]).number < record.config.rounds or not last.updates:
+        return f"the last of {record.config.rounds} rounds is not in the record, and with it what was released"
+    return None
+
+
+def finished_share(record: Record) -> Tensors:
+    """What a run ends with, and hands out: the mean of the messages of its last round, as its server takes it.
+
+    Args:
+        record: What the server saw; :func:`not_released` says whether it holds that.
+    """
+    last = record.rounds[-1]
+    before = {name: value.float() if value.is_floating_point() else value for name, value in last.broadcast.items()}
+    means = weighted_mean(last.updates, before)
+    return {name: value.to(last.broadcast[name].dtype) for name, value in means.items()}
+
+
 def holds_heads(names: Collection[str]) -> bool:
     """Whether heatmap heads are among tensors of some names."""
     return any(name.startswith(HEADS) for name in names)
@@ -99,7 +117,7 @@ def landmarks_of(task: LandmarksTask, data: Data) -> Tensor:
 def face_batch(task: LandmarksTask, faces: Tensor, points: Tensor) -> Batch:
     """Sharp faces as a training step has them: shrunk to the smallest size by area, and enlarged; differentiable."""
     side = task.config.network.size
-    small = avg_pool2d(faces, side // SIZES[0]) if side > SIZES[0] else faces
+    small = interpolate(faces, (SIZES[0], SIZES[0]), mode="area") if side > SIZES[0] else faces
     grid = interpolate(small, (side, side), mode="bicubic", align_corners=False)
     every = torch.ones(len(faces), dtype=torch.bool, device=faces.device)
     return Batch(grid, faces, points, every, every)

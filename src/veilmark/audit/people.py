@@ -17,8 +17,10 @@ from veilmark.audit.faces import (
     Lesson,
     as_array,
     face_network,
+    finished_share,
     fit_by_person,
     holds_heads,
+    not_released,
     people_of,
     rows_of,
     trained_side_by_side,
@@ -75,7 +77,7 @@ class PersonMembership(Attack):
 
     def obstacle(self, record: Record) -> str | None:
         """Something must be released."""
-        return None if record.declared.tensors else "nothing is released"
+        return not_released(record)
 
     def findings(self, scene: Scene) -> list[Finding]:
         """A network that knows a few people by heart, whole and its share, the run, and the run's start for noise."""
@@ -106,7 +108,7 @@ class PersonMembership(Attack):
         )
         inside = [person for _, people in members for person in people]
         start = {k: v for k, v in face_network(record).state_dict().items() if k in record.declared.tensors}
-        released = record.rounds[-1].broadcast
+        released = finished_share(record)
         rungs[REAL], blind = self._compared(scene, shadows, [released, start], asked, inside, nobody, others)
         found: list[Finding] = []
         for metric in rungs[REAL]:

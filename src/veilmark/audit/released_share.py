@@ -12,8 +12,10 @@ from veilmark.audit.attack import REAL, Attack, Finding, Scene, with_controls
 from veilmark.audit.faces import (
     as_array,
     face_network,
+    finished_share,
     halves,
     landmark_errors,
+    not_released,
     people_of,
     trained,
 )
@@ -31,6 +33,8 @@ STEPS, CONTROL_STEPS = 80, 150
 class DetectorFromShare(Attack):
     """How much better a detector gets that is trained behind the released share than one from nothing.
 
+    A share that is a whole detector is taken as it is, without the outsider's faces, with which it might be better yet.
+
     That is no leak of a face. It says how much of the clients' common work the share holds, for anybody: of a generator
     that was meant to carry the look of faces and nothing else, it should be nothing.
     """
@@ -42,7 +46,7 @@ class DetectorFromShare(Attack):
 
     def obstacle(self, record: Record) -> str | None:
         """Something must be released."""
-        return None if record.declared.tensors else "nothing is released"
+        return not_released(record)
 
     def findings(self, scene: Scene) -> list[Finding]:
         """The share of a network that the attacker trained, the run's, and noise."""
@@ -68,7 +72,7 @@ class DetectorFromShare(Attack):
             return {name: learned[name] for name in names}
 
         # The share that must be learned first comes first: the others are tried beside it.
-        shares: list[Callable[[], Tensors]] = [good, dict, lambda: record.rounds[-1].broadcast, lambda: noise]
+        shares: list[Callable[[], Tensors]] = [good, dict, lambda: finished_share(record), lambda: noise]
         by_good, nothing, by_real, by_noise = self._errors(scene, shares, few, asked)
         metric, unit = "error saved against a start from nothing", "% of the eyes' distance"
         rung = f"the share of a network that knows {len(set(people_of(others)))} people"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import yaml
 from veilmark.federation.client_side import ClientSide, SecretFolder
 from veilmark.federation.config import FederationConfig, federation_from
 from veilmark.federation.methods.method import Client, ClientView, Secrets, ServerView
-from veilmark.federation.tasks.landmarks import LandmarksTask
+from veilmark.federation.tasks.landmarks import HEADS, LandmarksTask
 from veilmark.federation.tasks.loading import load_task
 from veilmark.federation.tasks.task import Data
 from veilmark.ppidsg.secret import SECRET_BYTES, Secret
@@ -89,7 +91,7 @@ def open_finished(
 
     Raises:
         RunError: If it is no such folder, or its last round is not done.
-        ConfigError: If its secrets are not there.
+        ConfigError: If its secrets are not there, or the data are not those of the run.
         DataError: If files of the data are missing or damaged.
     """
     file = run / "config.yaml"
@@ -104,10 +106,33 @@ def open_finished(
         raise RunError(f"{run} is not finished: no {checkpoint.name}; go on with veilmark federate --resume")
     method = config.made_method()
     task, owners, _, _ = load_task(config, data)
+    check_owners(run, owners, data)
     side = ClientSide(config, method, task, owners, secrets_of(run, secrets), run / "clients", device)
     server = method.server(ServerView(task, config.clients, config.rounds, config.seed, config.training))
     state = read_tensors(checkpoint)[0]
     return FinishedRun(config, side, {name: state[name] for name in server.broadcast()})
+
+
+def check_owners(run: Path, owners: Sequence[Data], data: Path | None) -> None:
+    """Refuses data that are not those of a run.
+
+    Args:
+        run: The run folder.
+        owners: The owners' examples as they were loaded.
+        data: Where from.
+
+    Raises:
+        ConfigError: If an owner has other examples now.
+    """
+    file = run / "summary.json"
+    before = json.loads(file.read_text(encoding="utf-8")).get("owners") if file.exists() else None
+    now = [owned.fingerprint for owned in owners]
+    if before is not None and before != now:
+        number = next((place for place, pair in enumerate(zip(before, now, strict=False)) if len(set(pair)) > 1), 0)
+        raise ConfigError(
+            f"{data or 'the bundled data'}: not what {run} was played with (client {number} had other examples); give "
+            "the folder of that run with --data"
+        )
 
 
 def secrets_of(run: Path, secrets: Path | None = None) -> SecretFolder:
@@ -158,7 +183,8 @@ def export_client(
         raise ConfigError(f"{run} learned the task {task.name}; a detector comes from the task landmarks")
     owned = finished.side.owners[min(max(number, 0), finished.config.clients - 1)]
     client = finished.client(number)
-    if bool(owned.targets.isnan().all()) and finished.side.method.personal:
+    sent = any(name.startswith(HEADS) for name in finished.share)
+    if bool(owned.targets.isnan().all()) and not sent:
         raise ConfigError(
             f"client {number} has no labels, and with the method {finished.config.method} no detector; choose another"
         )

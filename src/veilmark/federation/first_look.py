@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from veilmark.federation.recipes import federation_config, start_federation
-from veilmark.federation.runs import Engine
+from veilmark.federation.runs import Engine, check_settings
 from veilmark.run.errors import ConfigError
 from veilmark.run.progress import say
 
@@ -87,6 +87,14 @@ def first_look(
     recorded = sorted({1, *range(max(1, rounds - look.last + 1), rounds + 1)})
     changes = [*look.settings, f"record={recorded}", *settings]
     configs = {method: federation_config(look.recipe, [*changes, f"method={method}"]) for method in look.methods}
+    bundled = federation_config(look.recipe, []).data.layout
+    for config in configs.values():
+        if config.data.layout != bundled:
+            raise ConfigError(
+                f"a first look plays {bundled}, not {config.data.layout}; name a recipe for it, and its folder with "
+                "--data: veilmark federate --help"
+            )
+        check_settings(config, None)
     for method, config in configs.items():
         say(f"[bold]{method}[/bold]")
         kept = secrets or folder / "secrets"

@@ -75,9 +75,7 @@ def run_federation(
         )
     side = ClientSide(config, method, task, owners, secret_folder, run.path / "clients", computes)
     needed = forecast(server.broadcast(), server.declared(), config.clients, len(recorded))
-    # A client that cannot be built (a block that does not fit, for example) is found now, not in the first round.
-    method.client(side.view(0, Secrets(Secret.generate(), Secret.generate())))
-    give_back()
+    _build_once(side)
     if not (run.path / "config.yaml").exists():
         check_room(run.path, needed)
     run.start(dump(config), resume)
@@ -125,11 +123,38 @@ def run_federation(
         "test_images": len(task.test_inputs),
         "classes": partition["classes"],
         "counts": partition["counts"],
+        "owners": [owned.fingerprint for owned in owners],
         "refused": [said for record in records for said in record.get("refused", [])],
     }
     summary["samples"] = write_samples(side, server.broadcast(), config.rounds, run.path / "samples.png")
     write_json(run.path / "summary.json", summary)
     return skipped
+
+
+def check_settings(config: FederationConfig, data: Path | None = None) -> None:
+    """Builds what a run would build, and forgets it.
+
+    Args:
+        config: What would be played.
+        data: Folder of the data set; None for a bundled one.
+
+    Raises:
+        ConfigError: If a setting does not fit.
+        DataError: If a file of the data is missing or damaged.
+    """
+    method = config.made_method()
+    task, owners, _, _ = load_task(config, data)
+    method.server(ServerView(task, config.clients, config.rounds, config.seed, config.training))
+    nowhere = Path("nowhere")
+    _build_once(ClientSide(config, method, task, owners, SecretFolder(nowhere), nowhere, torch.device("cpu")))
+
+
+def _build_once(side: ClientSide) -> None:
+    """Builds a client of each kind: what does not fit (a block, say) is found now, not in the first round."""
+    kinds = {bool(owned.targets.isnan().all()): number for number, owned in reversed(list(enumerate(side.owners)))}
+    for number in kinds.values():
+        side.method.client(side.view(number, Secrets(Secret.generate(), Secret.generate())))
+    give_back()
 
 
 def _same_secrets(run: RunFolder, checks: dict[str, str]) -> None:

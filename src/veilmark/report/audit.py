@@ -15,6 +15,9 @@ from veilmark.run.errors import DataError
 
 REAL = "as it was"
 
+BUNDLED = ("digits", "synthetic")
+"""Data that anybody may see: only of these does a page that others read show what attackers made of pictures."""
+
 
 class AuditFinding(BaseModel):
     """A line of ``audit.json``."""
@@ -89,8 +92,8 @@ class Verdict:
 def verdict(findings: Sequence[AuditFinding]) -> Verdict:
     """What may be said of the findings of one attack.
 
-    An attack that does not succeed where it must shows nothing, and *private* is never said: what an attack that
-    works does not find, another may.
+    An attack that does not succeed where it must, beyond the interval of that rung, shows nothing; and *private* is
+    never said: what an attack that works does not find, another may.
 
     Args:
         findings: Of one attack, easiest rung first; larger is worse for the clients.
@@ -99,9 +102,10 @@ def verdict(findings: Sequence[AuditFinding]) -> Verdict:
     easy = findings[0]
     control = easy.positive_control
     works = control is not None and control > easy.chance
-    if control == easy.value:
-        # The easiest rung is the control: it must succeed beyond its interval.
-        works = easy.low > easy.chance
+    alike = [found for found in findings if found.metric == easy.metric and found.rung != REAL]
+    if rung := next((found for found in alike if found.value == control), None):
+        # A rung is the control: it must succeed beyond its interval.
+        works = rung.low > rung.chance
     # Noise that does as well as the real thing: the measure, not the update, makes the figure.
     sound = real is not None and (real.negative_control is None or real.low > real.negative_control)
     if real is None:
@@ -115,8 +119,9 @@ def verdict(findings: Sequence[AuditFinding]) -> Verdict:
         kind, words = "not shown to work", "Unknown: the attack did not succeed where it must, so it shows nothing."
     else:
         kind = "not found"
-        alike = [found for found in findings if found.metric == real.metric]
-        beaten = [found.rung for found in alike if found.low > found.chance and found.rung != REAL]
+        # One picture has no interval.
+        ranged = [found for found in alike if found.n > 1 or found.low < found.high]
+        beaten = [found.rung for found in ranged if found.low > found.chance]
         where = f" It works on the rung “{beaten[-1]}”." if beaten else ""
         words = f"Not by this attack ({_figure(real)}, chance {real.chance:.1f}).{where} Another attack may."
     return Verdict(easy.attack, easy.threat_model, kind, words, list(findings))
@@ -176,7 +181,6 @@ def write_audit_report(folder: Path) -> Path:
     Raises:
         DataError: If a file is missing, unreadable or lacks a value; the message names it.
     """
-    verdicts = read_audit(folder)
-    return write_page(
-        folder, "audit.html.j2", summary=read_record(folder / "summary.json", AuditSummary), verdicts=verdicts
-    )
+    verdicts, summary = read_audit(folder), read_record(folder / "summary.json", AuditSummary)
+    shown = bool(summary.pictures) and summary.dataset not in BUNDLED
+    return write_page(folder, "audit.html.j2", summary=summary, verdicts=verdicts, shows_owners=shown)

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from rich.table import Table
 
 from veilmark.report import FederationRound, FederationSummary
-from veilmark.report.audit import AuditSummary, Verdict, read_audit
+from veilmark.report.audit import BUNDLED, AuditSummary, Verdict, read_audit
 from veilmark.report.federation_plots import SCORES, plot_cost, plot_losses, plot_partition, plot_score
 from veilmark.report.html import read_metrics, read_record, read_text, write_page
 from veilmark.run.errors import DataError
@@ -24,9 +24,6 @@ _OWNED = {
     "landmarks": "People and frames of each client",
 }
 """Titles of the chart of the partition, by task."""
-
-BUNDLED = ("digits", "synthetic")
-"""Data that anybody may see: only of these does a comparison show what attackers made of pictures."""
 
 _SAME = ("task", "dataset", "partition", "alpha", "clients", "rounds", "seed", "test_images")
 """What runs must share for their figures to be compared."""

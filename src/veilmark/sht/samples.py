@@ -7,7 +7,7 @@ import math
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from veilmark.faces.augment import Augmentation, cover, draw_crop, recolour
 from veilmark.faces.cache import CachedFace, FaceCache
@@ -15,7 +15,7 @@ from veilmark.faces.crop import MARGIN, REFERENCE_SIZE, Crop
 from veilmark.faces.degrade import degrade, draw_size
 from veilmark.landmarks.schemes import get_scheme
 from veilmark.run.seeds import rng_for
-from veilmark.sht.layers import enlarge
+from veilmark.sht.layers import SMALLEST_FACE, enlarge
 from veilmark.sht.losses import Batch
 
 
@@ -24,7 +24,7 @@ class SampleConfig(BaseModel):
 
     Attributes:
         augmentation: Strength of the augmentation.
-        sizes: Smallest and largest face in pixels; none is larger than the network's grid.
+        sizes: Smallest and largest face in pixels, 8 and more; none is larger than the network's grid.
         label_jitter: Standard deviation, in pixels of a 128-px crop, of a fixed error that is added to every label:
             for experiments with imprecise labels.
         no_face: Share of crops that show no face, from which trust is learned.
@@ -35,6 +35,13 @@ class SampleConfig(BaseModel):
     sizes: tuple[int, int] = (16, 128)
     label_jitter: float = Field(0.0, ge=0, le=16)
     no_face: float = Field(0.04, ge=0, le=0.5)
+
+    @field_validator("sizes")
+    @classmethod
+    def _sizes(cls, sizes: tuple[int, int]) -> tuple[int, int]:
+        if not SMALLEST_FACE <= sizes[0] <= sizes[1]:
+            raise ValueError(f"the smallest face comes first, and has {SMALLEST_FACE} pixels at least")
+        return sizes
 
 
 def _shuffled(face: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:

@@ -42,11 +42,11 @@ class NetworkConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     scheme: str = "ibug68"
-    size: int = 128
+    size: int = Field(128, ge=16)
     trunk_stride: int = 8
     map_stride: int = 4
     stages: int = 2
-    structure_widths: tuple[int, ...] = (80, 128, 128)
+    structure_widths: tuple[int, ...] = Field((80, 128, 128), min_length=1)
     detail_widths: tuple[int, int] = (64, 96)
     painter_width: int = Field(32, ge=16)
     detail: bool = True

@@ -9,9 +9,9 @@ does nothing here, where ``options.dpsgd.clip`` holds for each example.
 
 **The unit of privacy is one example of one client; neighbours differ by adding or removing one example.** Epsilon holds
 for everything that a client sends in the whole run, against whoever sees it, the server included. What it does not
-cover: how many examples a client has (the server is told), and a client's examples as a whole. Chance comes from the
-client's secret, so that nobody else can draw it again, through generators that are not cryptographic: whoever needs
-that runs Opacus's secure mode.
+cover: how many examples a client has (the server is told), and a client's examples as a whole. Chance, that of
+augmentation too, comes from the client's secret, so that nobody else can draw it again, through generators that are not
+cryptographic: whoever needs that runs Opacus's secure mode.
 
 ``none`` with the same ``data.head_widths`` is the same network without clipping and noise.
 """
@@ -36,7 +36,6 @@ from veilmark.federation.tasks.task import Learner
 from veilmark.run.checkpoints import Tensors
 from veilmark.run.errors import ConfigError
 from veilmark.run.local_training import batches, rate, set_share, sgd
-from veilmark.run.seeds import rng_for
 
 LARGEST_NETWORK = 2_000_000
 """Parameters; a gradient is kept for each example."""
@@ -142,7 +141,8 @@ class DPSGDClient(FedAvgClient):
                 chunks = torch.split(rows, AT_ONCE)
                 for number, chunk in enumerate(chunks):
                     gradients = self._one_by_one if hooked is None else self._gradients
-                    gradients(chunk, rng_for(view.seed, 22, view.number, round_number, step, number))
+                    # The run's seed is everybody's; and how an example looks may not hang on which others there are.
+                    gradients(chunk, private_rng(secret, f"dpsgd augmentation|{round_number}|{step}|{number}"))
                     if number < len(chunks) - 1:
                         optimizer.signal_skip_step()
                     optimizer.step()

@@ -6,7 +6,7 @@ the hallucination and never gets a detector of its own.
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from veilmark.federation.methods.fedavg import FedAvgClient, FedAvgServer, Precision, chosen_tensors, in_precision
 from veilmark.federation.methods.method import Client, ClientView, Method, Server, ServerView
@@ -16,13 +16,14 @@ class HallucinatorOptions(BaseModel):
     """Options of ``hallucinator``.
 
     Attributes:
-        share: How the names of the tensors begin that travel. ``inform``, through which the structure stream reads
-            detail features, is left out by default: it speaks the language of the client's own structure stream.
+        share: How the names of the tensors begin that travel, one at least (for nothing there is ``local``).
+            ``inform``, through which the structure stream reads detail features, is left out by default: it speaks the
+            language of the client's own structure stream.
         precision: Of the numbers that travel; clients compute in single precision.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    share: tuple[str, ...] = ("detail", "paint", "finish", "guide")
+    share: tuple[str, ...] = Field(("detail", "paint", "finish", "guide"), min_length=1)
     precision: Precision = "single"
 
 

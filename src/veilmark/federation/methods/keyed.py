@@ -110,6 +110,10 @@ class KeyedClient(FedAvgClient):
         """A round of G and the detector."""
         if self.options.detector == "restart":
             start_detector(self.network, self.secret, fixed=False)
+            if self.lasting is not None:
+                # What AdamW remembers is of the detector before.
+                for parameter in self.network.detector.parameters():
+                    self.lasting.state.pop(parameter, None)
         return super().train_round(broadcast, round_number)
 
 

@@ -16,12 +16,12 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from veilmark.faces.cache import FaceCache
 from veilmark.faces.crop import MARGIN, REFERENCE_SIZE, Crop
-from veilmark.faces.datasets import LAYOUTS, Face, load_faces
+from veilmark.faces.datasets import LAYOUTS, NAMING_PEOPLE, Face, load_faces
 from veilmark.faces.degrade import shrink
 from veilmark.faces.images import ImageError, read_image
 from veilmark.faces.synthetic import draw_identity, render_face
@@ -30,7 +30,7 @@ from veilmark.landmarks.conversion import conversion
 from veilmark.landmarks.metrics import psnr
 from veilmark.landmarks.nme import face_nme
 from veilmark.landmarks.schemes import get_scheme
-from veilmark.run.errors import ConfigError
+from veilmark.run.errors import ConfigError, DataError
 from veilmark.run.local_training import Training
 from veilmark.run.seeds import rng_for
 from veilmark.sht.dhln import DHLN
@@ -49,6 +49,9 @@ ROOM = 1.5
 
 GENERATING = ("detail", "paint", "finish", "guide", "generator")
 """How the names of the tensors begin that faces without labels teach: DHLN's detail stream, or a generator."""
+
+HEADS = ("heatmap.", "detector.heatmap.")
+"""How the names of the heatmap heads' tensors begin: where they travel, the whole detector does."""
 
 SYNTHETIC = "synthetic"
 """The layout that needs no files: faces by the renderer."""
@@ -127,9 +130,21 @@ class LandmarksConfig(BaseModel):
     @field_validator("layout")
     @classmethod
     def _layout(cls, layout: str) -> str:
+        known = f"{SYNTHETIC}, {', '.join(NAMING_PEOPLE)}"
         if layout not in (SYNTHETIC, *LAYOUTS):
-            raise ValueError(f"no layout of that name; known: {SYNTHETIC}, {', '.join(LAYOUTS)}")
+            raise ValueError(f"no layout of that name; known: {known}")
+        if layout not in (SYNTHETIC, *NAMING_PEOPLE):
+            raise ValueError(f"it does not say who is in a picture, but clients own people; take one of: {known}")
         return layout
+
+    @model_validator(mode="after")
+    def _teaches(self) -> LandmarksConfig:
+        if self.labelled < 1 and self.unlabelled == "generator" and not self.network.detail:
+            raise ValueError(
+                f"labelled = {self.labelled} and network.detail = false: a client without labels would have nothing to "
+                "train; keep the detail stream, or set labelled=1"
+            )
+        return self
 
 
 @dataclass(frozen=True)
@@ -149,6 +164,9 @@ class Frame:
     picture: NDArray[np.uint8]
     points: NDArray[np.float32]
     crop: NDArray[np.uint8] | None = None
+
+
+Owned = TypeVar("Owned", Face, Frame)
 
 
 def faces_in_memory(data: Data, names: Sequence[str]) -> FaceCache:
@@ -371,18 +389,30 @@ def load_landmarks(
         # Refuses a scheme that rendered faces do not have.
         conversion(_RENDERED, config.network.scheme)
         needed = clients * (config.people or 6)
-        train = _rendered(config, 0, needed)
+        parts = _deal(config, _rendered(config, 0, needed), clients, seed)
         test = _rendered(config, _OTHERS, config.test_people)
         skipped: dict[str, str] = {}
     else:
         if data is None:
             raise ConfigError(f"layout {config.layout} is read from a folder: give it with --data")
-        train, skipped = _read(config, data, config.train, scored=False)
-        test, also = _read(config, data, config.test, scored=True)
-        skipped |= also
-    if shared := {frame.person for frame in train} & {frame.person for frame in test}:
-        raise ConfigError(f"{min(shared)} is in {config.train!r} and in {config.test!r}; clients are scored on others")
-    parts = _deal(config, train, clients, seed)
+        # Who is there is known from names: what does not fit is said before a picture is read.
+        train, others = (_listed(config, data, split) for split in (config.train, config.test))
+        if shared := {face.person for face in train} & {face.person for face in others}:
+            raise ConfigError(
+                f"{min(map(str, shared))} is in {config.train!r} and in {config.test!r}; clients are scored on others"
+            )
+        dealt = _deal(config, train, clients, seed)
+        test, skipped = _decoded(config, others, scored=True)
+        parts = []
+        for number, faces in enumerate(dealt):
+            part, unread = _decoded(config, faces, scored=False)
+            skipped |= unread
+            if len({frame.person for frame in part}) < 2:
+                raise DataError(
+                    f"client {number} has {len(faces)} faces, of which {len(unread)} cannot be read, {min(unread)} "
+                    "among them: less than two people are left. Repair them, or take fewer clients"
+                )
+            parts.append(part)
     count = max(1, round(config.labelled * clients))
     having = set(rng_for(seed, 62).permutation(clients)[:count].tolist())
     owners = [_as_data(part, number in having) for number, part in enumerate(parts)]
@@ -406,6 +436,9 @@ def load_aside(config: LandmarksConfig, data: Path | None) -> Data:
     Args:
         config: What to load; its ``aside`` has the people.
         data: Folder of the set; None for synthetic faces.
+
+    Raises:
+        ConfigError: If a client or the score has one of them.
     """
     return _as_data(_aside(config, data, max(_ASKED, config.test_people)), True)
 
@@ -418,7 +451,7 @@ def load_strangers(config: LandmarksConfig, data: Path | None) -> Data:
     if config.layout == SYNTHETIC or data is None:
         frames = _rendered(config, _OTHERS, max(_ASKED, config.test_people))
     else:
-        frames, _ = _read(config, data, config.test, scored=True)
+        frames, _ = _decoded(config, _listed(config, data, config.test), scored=True)
     return _as_data(frames, True)
 
 
@@ -433,7 +466,7 @@ def load_newcomers(config: LandmarksConfig, data: Path | None, count: int, faces
         seed: Of the draw.
 
     Raises:
-        ConfigError: If there are too few people or faces.
+        ConfigError: If there are too few people or faces, or a client or the score has one of the people.
     """
     frames = _aside(config, data, max(2, -(-faces // config.frames)) * count)
     owned = _deal(config.model_copy(update={"people": None, "partition": "people", "alpha": None}), frames, count, seed)
@@ -447,7 +480,14 @@ def load_newcomers(config: LandmarksConfig, data: Path | None, count: int, faces
 def _aside(config: LandmarksConfig, data: Path | None, people: int) -> list[Frame]:
     if config.layout == SYNTHETIC or data is None:
         return _rendered(config, _ASIDE, people)
-    return _read(config, data, config.aside, scored=False)[0]
+    faces = _listed(config, data, config.aside)
+    for split in (config.train, config.test):
+        if shared := {str(face.person) for face in faces} & set(load_faces(config.layout, data, split).people):
+            raise ConfigError(
+                f"data.aside = {config.aside}: {min(shared)} is in {split!r} too, but newcomers and the public people "
+                "of an audit are others; name a split of its own people"
+            )
+    return _decoded(config, faces, scored=False)[0]
 
 
 def _by_person(values: NDArray[np.float64], people: Sequence[str]) -> list[float]:
@@ -471,23 +511,33 @@ def _as_data(frames: Sequence[Frame], labelled: bool) -> Data:
 
 
 def _frame(face: Face, picture: NDArray[np.uint8], size: int, scored: bool) -> Frame:
-    if face.points is None or face.person is None:
-        raise ConfigError(f"{face.name}: the layout does not say who that is, and clients own people")
+    assert face.points is not None
+    assert face.person is not None
     wide = Crop.from_box(face.box, MARGIN * ROOM, round(ROOM * size))
     points = wide.to_crop(face.points).astype(np.float32)
     crop = Crop.from_box(face.box).sample(picture) if scored else None
     return Frame(face.name, face.person, wide.sample(picture), points, crop)
 
 
-def _read(config: LandmarksConfig, data: Path, split: str, scored: bool) -> tuple[list[Frame], dict[str, str]]:
+def _listed(config: LandmarksConfig, data: Path, split: str) -> list[Face]:
+    """The faces of a split that have landmarks, all with a person, in the network's scheme."""
     found = load_faces(config.layout, data, split)
     if not found.people:
+        raise ConfigError(f"split {split!r} in {data} has no face with landmarks and a name; clients need both")
+    if config.layout == "folder" and (alone := [face.name for face in found.labelled if "/" not in face.name]):
         raise ConfigError(
-            f"layout {config.layout} does not say who is in a picture, but clients own people; take ytf68"
+            f"{data / split / alone[0]} lies in no person's folder, but clients own people: put each person's pictures "
+            f"into a folder of {data / split}"
         )
-    found = found.in_scheme(config.network.scheme)
+    if unknown := [face.name for face in found.labelled if face.person is None]:
+        raise ConfigError(f"{unknown[0]} in {data}: the layout does not say who that is, and clients own people")
+    return found.in_scheme(config.network.scheme).labelled
+
+
+def _decoded(config: LandmarksConfig, faces: Sequence[Face], scored: bool) -> tuple[list[Frame], dict[str, str]]:
+    """Faces with their pictures, and why others could not be read."""
     frames, skipped = [], {}
-    for face in found.labelled:
+    for face in faces:
         try:
             frames.append(_frame(face, read_image(face.path), config.network.size, scored))
         except ImageError as error:
@@ -514,11 +564,11 @@ def _drawn(size: int, each: int, number: int) -> tuple[Frame, ...]:
     return tuple(frames)
 
 
-def _deal(config: LandmarksConfig, frames: Sequence[Frame], clients: int, seed: int) -> list[list[Frame]]:
+def _deal(config: LandmarksConfig, frames: Sequence[Owned], clients: int, seed: int) -> list[list[Owned]]:
     """Whole people to clients, two at least to each."""
-    of: dict[str, list[Frame]] = {}
+    of: dict[str, list[Owned]] = {}
     for frame in frames:
-        of.setdefault(frame.person, []).append(frame)
+        of.setdefault(str(frame.person), []).append(frame)
     rng = rng_for(seed, 64)
     order = [sorted(of)[place] for place in rng.permutation(len(of))]
     if config.people is not None:
