@@ -164,6 +164,14 @@ def test_report(runs, audited, method):
         assert page.count("data:image/png") >= 2
 
 
+@pytest.mark.parametrize(("dataset", "warned"), [("digits", False), ("mnist", True)])
+def test_a_page_with_pictures_of_owners_says_where_it_must_stay(runs, audited, tmp_path, dataset, warned):
+    folder = shutil.copytree(runs["none"] / "audit", tmp_path / "audit")
+    summary = json.loads((folder / "summary.json").read_text())
+    (folder / "summary.json").write_text(json.dumps(summary | {"dataset": dataset}))
+    assert ("must stay with those who may see them" in write_audit_report(folder).read_text()) == warned
+
+
 def finding(rung="as it was", value=80.0, low=75.0, high=85.0, chance=50.0, positive=95.0, negative=50.0):
     return AuditFinding(
         attack="a", threat_model="b", method="none", dataset="digits", seed=0, n=4, rung=rung, metric="m", unit="%",

@@ -176,6 +176,8 @@ def test_a_comparison_shows_what_leaked(tmp_path, played, monkeypatch):
     audit_run(run.path, None, run.path / "audit")
     page = write_comparison([run.path], tmp_path / "both").read_text()
     (found,) = read_audit(run.path / "audit")
+    own = write_audit_report(run.path / "audit").read_text()
+    assert "must stay with those who may see them" not in own
     assert "What leaked" in page
     assert f">{found.kind.capitalize()}</strong>" in page
     assert f"{found.real.value:.1f} % ({found.real.chance:.1f})" in page

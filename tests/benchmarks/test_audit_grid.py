@@ -11,9 +11,9 @@ with pytest.MonkeyPatch.context() as patch:
     grid = importlib.import_module("audit")
 
 
-def finding(attack, value, low, chance=50.0, control=90.0, rung=grid.REAL, metric="found"):
+def finding(attack, value, low, chance=50.0, control=90.0, rung=grid.REAL, metric="found", noise=None):
     line = {"attack": attack, "metric": metric, "unit": "%", "rung": rung, "value": value, "low": low}
-    return line | {"chance": chance, "positive_control": control}
+    return line | {"chance": chance, "positive_control": control, "negative_control": noise}
 
 
 def test_every_cell_has_a_config():
@@ -37,6 +37,8 @@ def test_every_cell_has_a_config():
         ([finding("owner", 70, 49)], 0, "none found"),  # chance is within the interval
         ([finding("owner", 70, 60, control=50)], 0, "none found"),  # its control did not succeed
         ([finding("owner", 70, 60, rung="easy")], 0, "none found"),
+        ([finding("owner", 70, 60, noise=60)], 0, "none found"),  # noise may do as well
+        ([finding("owner", 70, 60, noise=59)], 50, "owner"),
         # A rehearsal is no best case: the leak is of the way to every person.
         ([finding("owner of a person", 60, 40, chance=20, control=30)], 50, "owner of a person"),
         ([finding("linking of messages", 100, 100, chance=25, control=100)], 0, "none found"),

@@ -390,6 +390,15 @@ def test_a_first_look_at_landmarks_is_audited_and_a_detector_goes_home(verb, tmp
     assert "the run has clients 0 to 1" in text
 
 
+def test_a_setting_of_the_last_method_is_refused_before_the_first_is_played(verb, tmp_path):
+    small = ["data.people=2", "data.frames=2", "data.test_people=2", 'options.keyed.share=["mouth"]']
+    settings = [part for setting in small for part in ("--set", setting)]
+    code, text = verb("federate", "--task", "landmarks", "--clients", 2, "--out", tmp_path / "look", *settings)
+    assert code == 1
+    assert "no tensor 'mouth'" in text
+    assert not (tmp_path / "look").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -398,7 +407,9 @@ def test_a_first_look_at_landmarks_is_audited_and_a_detector_goes_home(verb, tmp
         (["federate", "dhln-ytf68"], "no federation but a recipe of veilmark train"),
         (["federate", "ppidsg-mist"], "unknown recipe 'ppidsg-mist'"),
         (["federate", "ppidsg-mnist"], "read from a folder"),
-        (["federate", "--data", "mnist"], "--data needs a recipe"),
+        (["federate", "--data", "mnist"], "--data needs a recipe, e.g. veilmark federate ppidsg-mnist"),
+        (["federate", "--task", "landmarks", "--data", "x"], "e.g. veilmark federate landmarks-ytf68 --data x"),
+        (["federate", "--task", "landmarks", "--set", "data.layout=ytf68"], "a first look plays synthetic, not ytf68"),
         (["federate", "ppidsg-digits", "--set", "method=fedavg"], "known: none, local"),
         (["compare", "no-such-run"], "no-such-run/summary.json"),
         (["audit", "no-such-run"], "no-such-run/transcript"),
