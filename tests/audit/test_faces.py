@@ -58,7 +58,7 @@ def quick(monkeypatch):
         (people, "SHADOW_STEPS", 3),
         (person_owner, "FIRST_STEPS", 3),
         (person_owner, "FURTHER_STEPS", 2),
-        (people, "CONTROL_STEPS", 6),
+        (people, "CONTROL_FACES", 12),
         (released_share, "STEPS", 3),
         (released_share, "CONTROL_STEPS", 3),
     ):
@@ -188,8 +188,13 @@ def test_a_comparison_shows_what_leaked(tmp_path, played, monkeypatch):
 def test_a_comparison_shows_what_attackers_made_of_bundled_faces_only(tmp_path, played, monkeypatch, dataset, shown):
     run, _ = played
     monkeypatch.setattr(audits, "FACE_ATTACKS", {"faces from updates": FACE_ATTACKS["faces from updates"]})
-    # With four steps it does not succeed where it must.
-    monkeypatch.setattr(report_audit, "verdict", lambda found: Verdict("faces from updates", "", "leaks", "", found))
+
+    def succeeding(found):
+        # With four steps it does not succeed where it must.
+        beaten = [line.model_copy(update={"low": line.chance + 1, "n": 2}) for line in found]
+        return Verdict("faces from updates", "", "leaks", "", beaten)
+
+    monkeypatch.setattr(report_audit, "verdict", succeeding)
     folder = run.path / "audit"
     audit_run(run.path, None, folder)
     summary = json.loads((folder / "summary.json").read_text())
@@ -387,7 +392,7 @@ def test_members_are_told_from_strangers_where_they_are_known_by_heart(played):
 def test_members_are_told_where_all_of_a_network_is_known_though_its_heads_do_not_travel(tmp_path, monkeypatch):
     made = config("data.test_people=4", "method=keyed", rounds=1)
     scene = scene_of(play(tmp_path / "run", made), made)
-    monkeypatch.setattr(people, "CONTROL_STEPS", 400)
+    monkeypatch.setattr(people, "CONTROL_FACES", 800)
     found = [line for line in PersonMembership().findings(scene) if line.metric.endswith("by landmarks")]
     assert [line.rung for line in found] == [
         "a network that knows 2 people by heart, all of it",

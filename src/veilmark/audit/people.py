@@ -36,8 +36,9 @@ SHADOWS = 3
 """Networks that the attacker trains on public people."""
 SHADOW_STEPS = 60
 """Steps of each."""
-CONTROL_PEOPLE, CONTROL_STEPS = 6, 300
-"""People that a network is made to overfit on, and steps, in the positive control of membership."""
+CONTROL_PEOPLE, CONTROL_FACES = 6, 4000
+"""People that a network is made to overfit on, and faces that it sees meanwhile (each many times; by smaller batches in
+more steps), in the positive control of membership."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +139,8 @@ class PersonMembership(Attack):
             chosen = [others[place] for place in sorted(rng.permutation(len(others))[: max(1, len(others) // 2)])]
             learned.append(rows_of(scene.public, chosen))
         start = functools.partial(face_network, record, device=scene.device)
-        lessons = [Lesson(start(), rows_of(scene.public, by_heart), CONTROL_STEPS, 20)]
+        steps = -(-CONTROL_FACES // record.config.training.batch)
+        lessons = [Lesson(start(), rows_of(scene.public, by_heart), steps, 20)]
         lessons += [Lesson(start(), data, SHADOW_STEPS, number) for number, data in enumerate(learned)]
         overfit, *weights = [network.state_dict() for network in trained_side_by_side(scene, lessons)]
         behind: Sequence[Tensors | None] = [None] * SHADOWS
