@@ -36,7 +36,7 @@ SHADOWS = 3
 """Networks that the attacker trains on public people."""
 SHADOW_STEPS = 60
 """Steps of each."""
-CONTROL_PEOPLE, CONTROL_FACES = 6, 4000
+CONTROL_PEOPLE, CONTROL_FACES = 6, 2400
 """People that a network is made to overfit on, and faces that it sees meanwhile (each many times; by smaller batches in
 more steps), in the positive control of membership."""
 
