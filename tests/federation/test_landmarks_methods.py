@@ -266,10 +266,11 @@ def test_who_has_no_labels_does_not_hold_the_detector_back(tmp_path, method):
         ("hallucinator", 'options.hallucinator.share=["mouth"]', "no tensor 'mouth'; its parts: again"),
         ("hallucinator", "data.network.detail=false", "no tensor 'detail'"),
         ("hallucinator", "options.hallucinator.share=[]", "at least 1 item"),
+        ("none", "data.network.detail=false; data.labelled=0.5", "would have nothing to train"),
         ("dpsgd", "data.network.structure_widths=[256, 256, 256]", "structure_widths="),
     ],
 )
 def test_what_does_not_fit_is_refused_before_any_work(tmp_path, method, setting, words):
     with pytest.raises(ConfigError, match=words):
-        play(tmp_path / "run", config(setting, method=method))
+        play(tmp_path / "run", config(*setting.split("; "), method=method))
     assert not (tmp_path / "run/config.yaml").exists()

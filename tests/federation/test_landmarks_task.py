@@ -196,7 +196,6 @@ def test_reading_a_folder(tmp_path):
         ({"partition": "dirichlet"}, "dirichlet needs alpha"),
         ({"alpha": 0.5}, "people has none"),
         ({"people": 1}, "greater than or equal to 2"),
-        ({"labelled": 0.5, "network": {"detail": False}}, "would have nothing to train"),
         ({"samples": {"sizes": [4, 8]}}, "has 8 pixels at least"),
         ({"samples": {"sizes": [32, 16]}}, "the smallest face comes first"),
         ({"network": {"size": 0}}, "greater than or equal to 16"),

@@ -141,7 +141,7 @@ class DPSGDClient(FedAvgClient):
                 chunks = torch.split(rows, AT_ONCE)
                 for number, chunk in enumerate(chunks):
                     gradients = self._one_by_one if hooked is None else self._gradients
-                    # The run's seed is everybody's; and how an example looks may not hang on which others there are.
+                    # The server knows the run's seed: what is drawn from that is no chance to it.
                     gradients(chunk, private_rng(secret, f"dpsgd augmentation|{round_number}|{step}|{number}"))
                     if number < len(chunks) - 1:
                         optimizer.signal_skip_step()

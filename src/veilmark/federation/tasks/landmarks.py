@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor, nn
 
 from veilmark.faces.cache import FaceCache
@@ -137,15 +137,6 @@ class LandmarksConfig(BaseModel):
             raise ValueError(f"it does not say who is in a picture, but clients own people; take one of: {known}")
         return layout
 
-    @model_validator(mode="after")
-    def _teaches(self) -> LandmarksConfig:
-        if self.labelled < 1 and self.unlabelled == "generator" and not self.network.detail:
-            raise ValueError(
-                f"labelled = {self.labelled} and network.detail = false: a client without labels would have nothing to "
-                "train; keep the detail stream, or set labelled=1"
-            )
-        return self
-
 
 @dataclass(frozen=True)
 class Frame:
@@ -197,6 +188,9 @@ class LandmarkLearner(Learner):
         data: The faces; see :func:`faces_in_memory`.
         config: How faces are drawn, how losses are weighed.
         seed: Of augmentation, with the draws of each step.
+
+    Raises:
+        ConfigError: If there are no labels, and nothing to train without.
     """
 
     def __init__(self, model: nn.Module, data: Data, config: LandmarksConfig, seed: int) -> None:
@@ -210,6 +204,11 @@ class LandmarkLearner(Learner):
         if config.unlabelled == "generator" and not _has_labels(data):
             for name, parameter in model.named_parameters():
                 parameter.requires_grad_(name.startswith(GENERATING))
+            if not any(parameter.requires_grad for parameter in model.parameters()):
+                raise ConfigError(
+                    f"data.labelled = {config.labelled}, data.network.detail = {config.network.detail}: a client "
+                    "without labels would have nothing to train; keep the detail stream, or take data.labelled=1"
+                )
 
     def to(self, device: torch.device | str) -> LandmarkLearner:
         """This learner on another device; faces are cut out on the CPU."""
