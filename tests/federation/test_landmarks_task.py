@@ -14,11 +14,12 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from published_layouts import TINY_SETS
-from veilmark.faces.datasets import LAYOUTS, NAMING_PEOPLE, load_faces
+from veilmark.faces.datasets import LAYOUTS, load_faces
 from veilmark.faces.synthetic import render_face, write_dataset
 from veilmark.federation.config import FederationConfig, LandmarksFederation, federation_from
 from veilmark.federation.tasks import landmarks
 from veilmark.federation.tasks.landmarks import (
+    OF_PEOPLE,
     SIZES,
     SMALL,
     Frame,
@@ -29,7 +30,7 @@ from veilmark.federation.tasks.landmarks import (
 )
 from veilmark.landmarks.formats import write_pts
 from veilmark.landmarks.schemes import get_scheme
-from veilmark.run.errors import ConfigError, DataError
+from veilmark.run.errors import ConfigError
 from veilmark.run.local_training import Training, adamw
 
 NETWORK = {"size": 32, "trunk_stride": 4, "map_stride": 2, "structure_widths": [16, 16], "detail_widths": [16, 16]}
@@ -207,9 +208,9 @@ def test_what_does_not_fit_is_refused_with_what_would(changes, words):
         load_landmarks(tiny(**changes), None, 2, 0)
 
 
-@pytest.mark.parametrize("layout", sorted(set(LAYOUTS) - set(NAMING_PEOPLE)))
+@pytest.mark.parametrize("layout", sorted(set(LAYOUTS) - set(OF_PEOPLE)))
 def test_a_layout_without_people_is_refused(layout):
-    with pytest.raises(ValueError, match=r"does not say who is in a picture, .*take one of: synthetic, ytf68"):
+    with pytest.raises(ValueError, match=r"no landmarks of named people, .*take one of: synthetic, ytf68, folder"):
         tiny(layout=layout)
 
 
@@ -220,7 +221,7 @@ def test_where_nobody_is_named_each_face_stands_for_itself(tmp_path, layout):
     found = load_faces(layout, tmp_path, TINY_SETS[layout].test)
     people = [face.person for face in (*found.labelled, *found.unlabelled)]
     assert len(set(people)) == len(people) > 1
-    assert layout not in NAMING_PEOPLE
+    assert layout not in OF_PEOPLE
 
 
 def test_in_a_folder_people_have_folders(tmp_path):
@@ -249,12 +250,14 @@ def test_too_few_people_are_refused_before_a_picture_is_read(tmp_path, monkeypat
         load_landmarks(tiny(layout="ytf68", people=3), tmp_path, 2, 0)
 
 
-def test_a_client_left_with_one_person_by_broken_pictures_is_named(tmp_path):
-    write_dataset(tmp_path, "train", people=4, frames=1, size=96)
+def test_who_is_lost_with_a_broken_picture_is_dealt_to_nobody(tmp_path):
+    write_dataset(tmp_path, "train", people=5, frames=1, size=96)
     write_dataset(tmp_path, "report", people=2, frames=1, first_person=280, size=96)
-    next((tmp_path / "train").glob("id001*.jpg")).write_bytes(b"no picture")
-    with pytest.raises(DataError, match=r"client \d has 2 faces, of which 1 cannot be read, .*id001"):
-        load_landmarks(tiny(layout="ytf68"), tmp_path, 2, 0)
+    broken = next((tmp_path / "train").glob("id001*.jpg"))
+    broken.write_bytes(b"no picture")
+    _, owners, _, skipped = load_landmarks(tiny(layout="ytf68"), tmp_path, 2, 0)
+    assert sorted(map(len, owners)) == [2, 2]
+    assert list(skipped) == [str(broken)]
 
 
 @pytest.mark.parametrize(("first", "split"), [(3, "train"), (281, "report")])

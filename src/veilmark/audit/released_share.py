@@ -33,10 +33,9 @@ STEPS, CONTROL_STEPS = 80, 150
 class DetectorFromShare(Attack):
     """How much better a detector gets that is trained behind the released share than one from nothing.
 
-    A share that is a whole detector is taken as it is, without the outsider's faces, with which it might be better yet.
-
     That is no leak of a face. It says how much of the clients' common work the share holds, for anybody: of a generator
-    that was meant to carry the look of faces and nothing else, it should be nothing.
+    that was meant to carry the look of faces and nothing else, it should be nothing. A share that is a whole detector
+    is taken as it is, without the outsider's faces, with which it might be better yet.
     """
 
     name = "detector out of the share"

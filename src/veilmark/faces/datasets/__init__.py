@@ -21,11 +21,6 @@ LAYOUTS: dict[str, Callable[[Path, str], FaceSet]] = {
 }
 
 
-NAMING_PEOPLE = ("ytf68", "celeba", "folder")
-"""Layouts that say who is in a picture (``folder``: by a sub-folder for each person). In the others each face counts as
-a person, which is right for intervals, and wrong for whoever owns people."""
-
-
 def load_faces(layout: str, root: Path, split: str) -> FaceSet:
     """The faces of one split of a data set.
 
@@ -43,4 +38,4 @@ def load_faces(layout: str, root: Path, split: str) -> FaceSet:
     return LAYOUTS[layout](Path(root), split)
 
 
-__all__ = ["LAYOUTS", "NAMING_PEOPLE", "Face", "FaceSet", "load_faces"]
+__all__ = ["LAYOUTS", "Face", "FaceSet", "load_faces"]

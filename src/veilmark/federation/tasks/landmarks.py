@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from veilmark.faces.cache import FaceCache
 from veilmark.faces.crop import MARGIN, REFERENCE_SIZE, Crop
-from veilmark.faces.datasets import LAYOUTS, NAMING_PEOPLE, Face, load_faces
+from veilmark.faces.datasets import LAYOUTS, Face, load_faces
 from veilmark.faces.degrade import shrink
 from veilmark.faces.images import ImageError, read_image
 from veilmark.faces.synthetic import draw_identity, render_face
@@ -30,7 +30,7 @@ from veilmark.landmarks.conversion import conversion
 from veilmark.landmarks.metrics import psnr
 from veilmark.landmarks.nme import face_nme
 from veilmark.landmarks.schemes import get_scheme
-from veilmark.run.errors import ConfigError, DataError
+from veilmark.run.errors import ConfigError
 from veilmark.run.local_training import Training
 from veilmark.run.seeds import rng_for
 from veilmark.sht.dhln import DHLN
@@ -55,6 +55,10 @@ HEADS = ("heatmap.", "detector.heatmap.")
 
 SYNTHETIC = "synthetic"
 """The layout that needs no files: faces by the renderer."""
+
+OF_PEOPLE = ("ytf68", "folder")
+"""Layouts with landmarks that say who is in a picture; ``folder`` by a sub-folder for each person. In the others each
+face counts as a person, which is right for intervals, and wrong for whoever owns people."""
 
 _AT_ONCE = 128
 """Faces that are scored at the same time."""
@@ -130,11 +134,11 @@ class LandmarksConfig(BaseModel):
     @field_validator("layout")
     @classmethod
     def _layout(cls, layout: str) -> str:
-        known = f"{SYNTHETIC}, {', '.join(NAMING_PEOPLE)}"
+        known = f"{SYNTHETIC}, {', '.join(OF_PEOPLE)}"
         if layout not in (SYNTHETIC, *LAYOUTS):
             raise ValueError(f"no layout of that name; known: {known}")
-        if layout not in (SYNTHETIC, *NAMING_PEOPLE):
-            raise ValueError(f"it does not say who is in a picture, but clients own people; take one of: {known}")
+        if layout not in (SYNTHETIC, *OF_PEOPLE):
+            raise ValueError(f"it has no landmarks of named people, but clients own people; take one of: {known}")
         return layout
 
 
@@ -400,18 +404,11 @@ def load_landmarks(
             raise ConfigError(
                 f"{min(map(str, shared))} is in {config.train!r} and in {config.test!r}; clients are scored on others"
             )
-        dealt = _deal(config, train, clients, seed)
-        test, skipped = _decoded(config, others, scored=True)
-        parts = []
-        for number, faces in enumerate(dealt):
-            part, unread = _decoded(config, faces, scored=False)
-            skipped |= unread
-            if len({frame.person for frame in part}) < 2:
-                raise DataError(
-                    f"client {number} has {len(faces)} faces, of which {len(unread)} cannot be read, {min(unread)} "
-                    "among them: less than two people are left. Repair them, or take fewer clients"
-                )
-            parts.append(part)
+        _deal(config, train, clients, seed)
+        frames, skipped = _decoded(config, train, scored=False)
+        test, also = _decoded(config, others, scored=True)
+        skipped |= also
+        parts = _deal(config, frames, clients, seed)
     count = max(1, round(config.labelled * clients))
     having = set(rng_for(seed, 62).permutation(clients)[:count].tolist())
     owners = [_as_data(part, number in having) for number, part in enumerate(parts)]
