@@ -153,7 +153,7 @@ DEFENCES: dict[str, dict[str, Any]] = {
     "etc": {"method": "etc"},
     "dp, epsilon 50": {"method": "dp"},
     "dp, epsilon 500": {"method": "dp", "options.dp.epsilon": 500.0},
-    "dpsgd, small head": {"method": "dpsgd", **SMALL_HEAD},
+    "dpsgd, small head": {"method": "dpsgd", "options.dpsgd.noise": 1.0, **SMALL_HEAD},
     "none, small head": {"method": "none", **SMALL_HEAD},
     "gc, 10 %": {"method": "gc"},
     "gc, 20 %": {"method": "gc", "options.gc.keep": 0.2},

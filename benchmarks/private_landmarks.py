@@ -33,7 +33,7 @@ from audit import leakage
 from veilmark.federation.config import FederationConfig, federation_from
 from veilmark.federation.finished import open_finished
 from veilmark.federation.runs import run_federation
-from veilmark.federation.tasks.landmarks import LandmarksConfig, load_newcomers
+from veilmark.federation.tasks.owned_faces import LandmarksConfig, load_newcomers
 from veilmark.run.config import override
 from veilmark.run.devices import choose_device
 from veilmark.run.folder import RunError, RunFolder, write_json
@@ -83,7 +83,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "keyed": KEYED,
     "ppidsg": {"method": "ppidsg-landmarks"},
     "gc, 10 %": {"method": "gc"},
-    "dpsgd": {"method": "dpsgd"},
+    "dpsgd": {"method": "dpsgd", "options.dpsgd.noise": 1.0},
     "keyed, all shared": {**KEYED, "options.keyed.share": ["generator", "detector"]},
     "keyed, nothing shared": {**KEYED, "options.keyed.share": []},
     "keyed, own start": {**KEYED, "options.keyed.start": "own"},
@@ -125,6 +125,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "options.ppidsg-landmarks.detector": "kept",
         "options.ppidsg-landmarks.semantic": 0.0,
     },
+    "dpsgd, fitted noise": {"method": "dpsgd"},
 }
 """The methods, then repairs of those that let a generator travel; *all* and *nothing shared* bound what they can do."""
 

@@ -37,8 +37,9 @@ from veilmark.audit.record import RecordedRound, read_record
 from veilmark.audit.released_share import DetectorFromShare
 from veilmark.federation.messages import Update, UpdateRefused
 from veilmark.federation.methods.gc import SparseServer
-from veilmark.federation.tasks import landmarks
-from veilmark.federation.tasks.landmarks import load_aside, load_landmarks, load_strangers
+from veilmark.federation.tasks import owned_faces
+from veilmark.federation.tasks.landmarks import LandmarksTask, load_landmarks
+from veilmark.federation.tasks.owned_faces import load_aside, load_strangers
 from veilmark.federation.transcript import TranscriptError
 from veilmark.report import audit as report_audit
 from veilmark.report.audit import Verdict, read_audit, write_audit_report
@@ -52,7 +53,7 @@ from veilmark.sht.losses import DHLNLoss
 def quick(monkeypatch):
     """Attacks as they are, with fewer steps and people."""
     for module, name, value in (
-        (landmarks, "_ASKED", 4),
+        (owned_faces, "_ASKED", 4),
         (face_inversion, "STEPS", 4),
         (people, "SHADOWS", 1),
         (people, "SHADOW_STEPS", 3),
@@ -153,7 +154,7 @@ def test_the_data_must_be_those_of_the_run(tmp_path, played):
 
 @pytest.mark.parametrize("side", [16, 24, 40, 64])
 def test_faces_are_shrunk_to_the_smallest_size_whatever_theirs(side):
-    task = landmarks.LandmarksTask(config(f"data.network.size={max(32, side)}").data, [])
+    task = LandmarksTask(config(f"data.network.size={max(32, side)}").data, [])
     flat = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
     grid = face_batch(task, flat, torch.zeros(1, 68, 2)).grid
     small = torch.nn.functional.interpolate(flat, (16, 16), mode="area")

@@ -12,7 +12,7 @@ from opacus.accountants import PRVAccountant, RDPAccountant
 
 from veilmark.federation.messages import check_update
 from veilmark.federation.methods import dpsgd
-from veilmark.federation.methods.dpsgd import DPSGD, DPSGDOptions, spent
+from veilmark.federation.methods.dpsgd import DPSGD, DPSGDOptions, fitted_noise, spent
 from veilmark.federation.methods.method import Secrets
 from veilmark.federation.tasks.classify import ClassifyConfig
 from veilmark.ppidsg.client_training import to_unit
@@ -135,19 +135,45 @@ def test_a_step_in_which_nobody_was_drawn_is_noise(bench, monkeypatch, free):
 
 @pytest.mark.parametrize(("accountant", "kind"), [("prv", PRVAccountant), ("rdp", RDPAccountant)])
 def test_epsilon_is_opacus_s(accountant, kind):
-    options = DPSGDOptions(noise=1.1, delta=1e-5, accountant=accountant)
+    options = DPSGDOptions(delta=1e-5, accountant=accountant)
     other = kind()
     for _ in range(30):
         other.step(noise_multiplier=1.1, sample_rate=0.1)
-    assert spent(options, 0.1, 30) == pytest.approx(other.get_epsilon(delta=1e-5))
-    assert spent(options, 0.1, 0) == 0
-    assert spent(options, 0.1, 60) > spent(options, 0.1, 30)
+    assert spent(options, 1.1, 0.1, 30) == pytest.approx(other.get_epsilon(delta=1e-5))
+    assert spent(options, 1.1, 0.1, 0) == 0
+    assert spent(options, 1.1, 0.1, 60) > spent(options, 1.1, 0.1, 30)
+
+
+@pytest.mark.parametrize(("accountant", "most"), [("prv", 0.05), ("rdp", 0.01)])
+def test_a_noise_that_nobody_names_spends_the_budget_in_all_rounds(accountant, most):
+    options = DPSGDOptions(epsilon=4.0, accountant=accountant)
+    noise = fitted_noise(options, 0.1, 40)
+    assert options.epsilon * (1 - most) < spent(options, noise, 0.1, 40) <= options.epsilon
+    assert fitted_noise(options, 0.1, 80) > noise
+
+
+def test_no_client_stops_before_the_end_where_the_noise_is_fitted(bench):
+    one = bench(images=12, batch=3)
+    method = DPSGD(DPSGDOptions(accountant="rdp"))
+    client = one.client(method)
+    broadcast = one.server(method).broadcast()
+    figures = [client.train_round(broadcast, number).metrics for number in range(client.view.rounds + 1)]
+    assert [each["stopped"] for each in figures] == [0.0] * client.view.rounds + [1.0]
+    assert 7.9 < figures[-1]["epsilon"] <= 8
+
+
+def test_a_budget_that_no_noise_fits_is_refused_with_the_remedy():
+    with pytest.raises(ConfigError, match=r"epsilon = 0\.001.*take a larger epsilon or fewer rounds"):
+        fitted_noise(DPSGDOptions(epsilon=0.001), 0.1, 40)
+    with pytest.raises(ValueError, match="name one, e"):
+        DPSGDOptions(epsilon=1e6)
+    assert DPSGDOptions(epsilon=1e6, noise=1.0).noise == 1.0
 
 
 def test_a_client_whose_budget_is_spent_sends_back_what_it_got(bench):
     one = bench(images=12, batch=3)
     rdp = {"accountant": "rdp", "noise": 2.0}
-    price = spent(DPSGDOptions(**rdp), 0.25, 8)
+    price = spent(DPSGDOptions(**rdp), 2.0, 0.25, 8)
     method = DPSGD(DPSGDOptions(epsilon=price * 1.001, **rdp))
     server, memory, figures = one.server(method), {"steps": torch.tensor(0)}, []
     for round_number in range(3):

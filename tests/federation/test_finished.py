@@ -10,7 +10,7 @@ from test_landmarks_methods import LEARNING, PERSONAL, TINY, config, play
 from veilmark import Landmarker
 from veilmark.federation.config import FederationConfig
 from veilmark.federation.finished import export_client, open_finished
-from veilmark.federation.tasks.landmarks import load_newcomers
+from veilmark.federation.tasks.owned_faces import load_newcomers
 from veilmark.run.errors import ConfigError
 from veilmark.run.folder import RunError
 from veilmark.sht.pretrained import load_detector

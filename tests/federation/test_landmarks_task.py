@@ -17,17 +17,9 @@ from published_layouts import TINY_SETS
 from veilmark.faces.datasets import LAYOUTS, load_faces
 from veilmark.faces.synthetic import render_face, write_dataset
 from veilmark.federation.config import FederationConfig, LandmarksFederation, federation_from
-from veilmark.federation.tasks import landmarks
-from veilmark.federation.tasks.landmarks import (
-    OF_PEOPLE,
-    SIZES,
-    SMALL,
-    Frame,
-    LandmarksConfig,
-    load_aside,
-    load_landmarks,
-    load_newcomers,
-)
+from veilmark.federation.tasks import owned_faces
+from veilmark.federation.tasks.landmarks import SIZES, LandmarksTask, load_landmarks
+from veilmark.federation.tasks.owned_faces import OF_PEOPLE, SMALL, Frame, LandmarksConfig, load_aside, load_newcomers
 from veilmark.landmarks.formats import write_pts
 from veilmark.landmarks.schemes import get_scheme
 from veilmark.run.errors import ConfigError
@@ -67,12 +59,12 @@ def test_what_a_network_is_not_told_is_that_of_the_small_one():
 def test_people_are_dealt_whole_and_each_to_one_client(counts, clients, seed, alpha):
     config = tiny(people=None, partition="people" if alpha is None else "dirichlet", alpha=alpha)
     frames = frames_of(counts)
-    parts = landmarks._deal(config, frames, clients, seed)
+    parts = owned_faces.deal(config, frames, clients, seed)
     owners = [{frame.person for frame in part} for part in parts]
     assert all(len(owned) >= 2 for owned in owners)
     assert sum(map(len, owners)) == len(counts) == len(set.union(*owners))
     assert sorted(frame.name for part in parts for frame in part) == sorted(frame.name for frame in frames)
-    again = landmarks._deal(config, frames, clients, seed)
+    again = owned_faces.deal(config, frames, clients, seed)
     assert [[frame.name for frame in part] for part in parts] == [[frame.name for frame in part] for part in again]
 
 
@@ -80,7 +72,7 @@ def test_a_small_alpha_deals_unlike_shares():
     frames = frames_of([6] * 60)
     sizes = {}
     for alpha in (0.1, 100.0):
-        parts = landmarks._deal(tiny(people=None, partition="dirichlet", alpha=alpha), frames, 5, seed=3)
+        parts = owned_faces.deal(tiny(people=None, partition="dirichlet", alpha=alpha), frames, 5, seed=3)
         sizes[alpha] = [len(part) for part in parts]
     assert np.std(sizes[0.1]) > 5 * np.std(sizes[100.0])
 
@@ -114,9 +106,9 @@ def test_the_middle_of_what_an_owner_keeps_is_the_crop_of_the_contract():
     """Without augmentation a training face has its labels where the scored crop has them."""
     still = {"rotation": 0, "zoom": 0, "shift": 0, "mirror": False, "colour": 0, "cover": 0}
     config = tiny(samples={"no_face": 0, "sizes": [32, 32], "augmentation": still})
-    made = landmarks._rendered(config, 0, 2)
-    task = landmarks.LandmarksTask(config, made)
-    learner = task.learner(landmarks._as_data(made, labelled=True), Training(), 1, 0, 0)
+    made = owned_faces._rendered(config, 0, 2)
+    task = LandmarksTask(config, made)
+    learner = task.learner(owned_faces.as_data(made, labelled=True), Training(), 1, 0, 0)
     batch = learner.batch(torch.arange(4), np.random.default_rng(0))
     assert np.allclose(batch.points.numpy() / 32, task.points, atol=1e-5)
     small = torch.nn.functional.interpolate(task.test_inputs.float() / 255, (32, 32), mode="area")
@@ -245,7 +237,7 @@ def test_in_a_folder_people_have_folders(tmp_path):
 def test_too_few_people_are_refused_before_a_picture_is_read(tmp_path, monkeypatch):
     write_dataset(tmp_path, "train", people=4, frames=1, size=96)
     write_dataset(tmp_path, "report", people=2, frames=1, first_person=280, size=96)
-    monkeypatch.setattr(landmarks, "read_image", lambda path: pytest.fail(f"{path} was read"))
+    monkeypatch.setattr(owned_faces, "read_image", lambda path: pytest.fail(f"{path} was read"))
     with pytest.raises(ConfigError, match="take at most 2"):
         load_landmarks(tiny(layout="ytf68", people=3), tmp_path, 2, 0)
 

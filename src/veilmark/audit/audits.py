@@ -40,8 +40,9 @@ from veilmark.federation.finished import check_owners, secrets_of
 from veilmark.federation.methods.ppidsg import PPIDSGOptions, cipher_of
 from veilmark.federation.samples import SHOWN, write_sheet
 from veilmark.federation.tasks.classify import load_classify, without_owner
-from veilmark.federation.tasks.landmarks import load_aside, load_landmarks, load_strangers
+from veilmark.federation.tasks.landmarks import load_landmarks
 from veilmark.federation.tasks.loading import TASKS
+from veilmark.federation.tasks.owned_faces import load_aside, load_strangers
 from veilmark.federation.tasks.task import Data
 from veilmark.federation.transcript import CHAIN, TranscriptError
 from veilmark.ppidsg.client_training import to_bytes

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from veilmark.federation.methods import METHODS
 from veilmark.federation.methods.method import Method
 from veilmark.federation.tasks.classify import ClassifyConfig
-from veilmark.federation.tasks.landmarks import LandmarksConfig
+from veilmark.federation.tasks.owned_faces import LandmarksConfig
 from veilmark.run.config import resolve
 from veilmark.run.errors import ConfigError
 from veilmark.run.local_training import Training

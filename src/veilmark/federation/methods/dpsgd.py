@@ -5,7 +5,9 @@ norm, adds Gaussian noise to their sum, and divides by the expected batch. An ac
 RDP of Mironov 2017) says what its rounds have spent; a client whose next round would spend more than its budget does
 not train any more: it sends back what it was sent. With ``training.optimizer = adamw`` the noisy gradients go to AdamW
 in place of SGD, which spends nothing more: its memory is made of what the accountant has counted. ``training.clip``
-does nothing here, where ``options.dpsgd.clip`` holds for each example.
+does nothing here, where ``options.dpsgd.clip`` holds for each example. Noise that nobody names is as little as lets the
+budget last for all rounds (:func:`fitted_noise`): by the number of a client's examples, which the server is told, and
+nothing else of them.
 
 **The unit of privacy is one example of one client; neighbours differ by adding or removing one example.** Epsilon holds
 for everything that a client sends in the whole run, against whoever sees it, the server included. What it does not
@@ -25,7 +27,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from veilmark.federation.messages import Update
@@ -40,6 +42,9 @@ from veilmark.run.local_training import batches, rate, set_share, sgd
 LARGEST_NETWORK = 2_000_000
 """Parameters; a gradient is kept for each example."""
 
+LARGEST_EPSILON = 100
+"""Of budgets that a noise is fitted to."""
+
 AT_ONCE = 16
 """Examples whose gradients are held at the same time."""
 
@@ -50,7 +55,8 @@ class DPSGDOptions(BaseModel):
     Attributes:
         epsilon: Budget of a client, for the whole run.
         delta: Of the same promise; well below 1 / examples.
-        noise: Noise multiplier: the noise's standard deviation over ``clip``.
+        noise: Noise multiplier: the noise's standard deviation over ``clip``. None: as little as the budget allows if
+            it is to last for all rounds.
         clip: Largest norm of one example's gradient.
         accountant: ``prv`` (tighter) or ``rdp``.
     """
@@ -58,17 +64,27 @@ class DPSGDOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     epsilon: float = Field(8.0, gt=0)
     delta: float = Field(1e-5, gt=0, lt=1)
-    noise: float = Field(1.0, gt=0)
+    noise: float | None = Field(None, gt=0)
     clip: float = Field(1.0, gt=0)
     accountant: Literal["prv", "rdp"] = "prv"
 
+    @model_validator(mode="after")
+    def _fit(self) -> DPSGDOptions:
+        if self.noise is None and self.epsilon > LARGEST_EPSILON:
+            raise ValueError(
+                f"epsilon = {self.epsilon:g}: above {LARGEST_EPSILON} it promises next to nothing, and accountants "
+                "take long to fit a noise to it; name one, e.g. noise=0.1"
+            )
+        return self
+
 
 @functools.lru_cache(maxsize=256)
-def spent(options: DPSGDOptions, sample_rate: float, steps: int) -> float:
+def spent(options: DPSGDOptions, noise: float, sample_rate: float, steps: int) -> float:
     """Epsilon of a client after some steps, an upper bound.
 
     Args:
-        options: Noise, delta, accountant.
+        options: Delta, accountant.
+        noise: Noise multiplier.
         sample_rate: q, 0 to 1.
         steps: Steps so far.
     """
@@ -77,8 +93,44 @@ def spent(options: DPSGDOptions, sample_rate: float, steps: int) -> float:
     if not steps:
         return 0.0
     accountant: Any = {"prv": PRVAccountant, "rdp": RDPAccountant}[options.accountant]()
-    accountant.history = [(options.noise, sample_rate, steps)]
+    accountant.history = [(noise, sample_rate, steps)]
     return float(accountant.get_epsilon(delta=options.delta))
+
+
+@functools.lru_cache(maxsize=256)
+def fitted_noise(options: DPSGDOptions, sample_rate: float, steps: int) -> float:
+    """A noise multiplier with which some steps spend nearly the whole budget, and no more.
+
+    Args:
+        options: Epsilon, delta, accountant.
+        sample_rate: q, 0 to 1.
+        steps: Steps of the whole run, 1 at least.
+
+    Raises:
+        ConfigError: If no noise is enough for so small a budget.
+    """
+    from opacus.accountants.utils import get_noise_multiplier
+
+    try:
+        with warnings.catch_warnings():
+            # Noises far from the answer are tried too, for which RDP has too few orders.
+            warnings.filterwarnings("ignore", "Optimal order is the")
+            noise = get_noise_multiplier(
+                target_epsilon=options.epsilon,
+                target_delta=options.delta,
+                sample_rate=sample_rate,
+                steps=steps,
+                accountant="rdp",
+                epsilon_tolerance=options.epsilon / 100,
+            )
+    except ValueError as error:
+        raise ConfigError(
+            f"options.dpsgd.epsilon = {options.epsilon}, delta = {options.delta}: RDP finds no noise that is enough "
+            f"for {steps} steps; take a larger epsilon or fewer rounds, or name a noise"
+        ) from error
+    # PRV counts less for the same noise, but takes seconds to minutes at noises far from the answer.
+    lower = [share * noise for share in (0.91, 0.94, 0.97)] if options.accountant == "prv" else []
+    return float(next((less for less in lower if spent(options, less, sample_rate, steps) <= options.epsilon), noise))
 
 
 class DPSGDClient(FedAvgClient):
@@ -95,26 +147,38 @@ class DPSGDClient(FedAvgClient):
         self.options, self.steps = options, 0
 
     @property
+    def noise(self) -> float:
+        """The noise multiplier: that of the options, or what lets the budget last for all rounds."""
+        view = self.view
+        if self.options.noise is not None:
+            return self.options.noise
+        return fitted_noise(self.options, self.sample_rate, view.rounds * self._steps(0))
+
+    @property
     def sample_rate(self) -> float:
         """q: the chance of an example to be in a step."""
         return min(1.0, self.view.training.batch / self.learner.examples)
 
     def train_round(self, broadcast: Tensors, round_number: int) -> Update:
         """As many noisy steps as others take plain ones; none if they would spend too much."""
-        view, options = self.view, self.options
-        steps = len(batches(self.learner.examples, view.training, view.seed, view.number, round_number))
-        stopped = spent(options, self.sample_rate, self.steps + steps) > options.epsilon
+        options, noise, steps = self.options, self.noise, self._steps(round_number)
+        stopped = spent(options, noise, self.sample_rate, self.steps + steps) > options.epsilon
         sent = broadcast
         if not stopped:
             self._take(broadcast)
-            self._train(round_number, steps)
+            self._train(round_number, steps, noise)
             self.steps += steps
             sent = {name: value.clone().cpu() for name, value in self.learner.model.state_dict().items()}
         # Loss and accuracy of the training are of single examples' making and in no accountant's books.
-        figures = {"epsilon": spent(options, self.sample_rate, self.steps), "stopped": float(stopped)}
+        figures = {"epsilon": spent(options, noise, self.sample_rate, self.steps), "stopped": float(stopped)}
         return Update(sent, figures, self.learner.examples)
 
-    def _train(self, round_number: int, steps: int) -> None:
+    def _steps(self, round_number: int) -> int:
+        """How many steps a round has; all have as many."""
+        view = self.view
+        return len(batches(self.learner.examples, view.training, view.seed, view.number, round_number))
+
+    def _train(self, round_number: int, steps: int, multiplier: float) -> None:
         from opacus import GradSampleModule
         from opacus.optimizers import DPOptimizer
 
@@ -130,7 +194,7 @@ class DPSGDClient(FedAvgClient):
         set_share(plain, view.training, share)
         optimizer = DPOptimizer(
             plain,
-            noise_multiplier=options.noise,
+            noise_multiplier=multiplier,
             max_grad_norm=options.clip,
             expected_batch_size=max(1, round(self.sample_rate * learner.examples)),
             generator=noise,

@@ -7,26 +7,21 @@ both. Everything is scored on people whom no client has.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor, nn
 
 from veilmark.faces.cache import FaceCache
-from veilmark.faces.crop import MARGIN, REFERENCE_SIZE, Crop
-from veilmark.faces.datasets import LAYOUTS, Face, load_faces
+from veilmark.faces.crop import MARGIN, REFERENCE_SIZE
+from veilmark.faces.datasets import Face
 from veilmark.faces.degrade import shrink
-from veilmark.faces.images import ImageError, read_image
-from veilmark.faces.synthetic import draw_identity, render_face
+from veilmark.federation.tasks.owned_faces import ROOM, Frame, LandmarksConfig, as_data, load_people
 from veilmark.federation.tasks.task import Data, Learner, Task
-from veilmark.landmarks.conversion import conversion
 from veilmark.landmarks.metrics import psnr
 from veilmark.landmarks.nme import face_nme
 from veilmark.landmarks.schemes import get_scheme
@@ -35,17 +30,13 @@ from veilmark.run.local_training import Training
 from veilmark.run.seeds import rng_for
 from veilmark.sht.dhln import DHLN
 from veilmark.sht.inference import predict
-from veilmark.sht.losses import DHLNLoss, Weights
-from veilmark.sht.samples import SampleConfig, TrainingFaces
-from veilmark.sht.training_sets import NetworkConfig
+from veilmark.sht.losses import DHLNLoss
+from veilmark.sht.samples import TrainingFaces
 
 Network = TypeVar("Network", bound=nn.Module)
 
 SIZES = (16, 32, 128)
 """Face sizes in pixels at which clients are scored; the first one's NME stands in every table."""
-
-ROOM = 1.5
-"""Side of what a client keeps of a picture over the side of the crop: room for augmented crops."""
 
 GENERATING = ("detail", "paint", "finish", "guide", "generator")
 """How the names of the tensors begin that faces without labels teach: DHLN's detail stream, or a generator."""
@@ -53,115 +44,8 @@ GENERATING = ("detail", "paint", "finish", "guide", "generator")
 HEADS = ("heatmap.", "detector.heatmap.")
 """How the names of the heatmap heads' tensors begin: where they travel, the whole detector does."""
 
-SYNTHETIC = "synthetic"
-"""The layout that needs no files: faces by the renderer."""
-
-OF_PEOPLE = ("ytf68", "folder")
-"""Layouts with landmarks that say who is in a picture; ``folder`` by a sub-folder for each person. In the others each
-face counts as a person, which is right for intervals, and wrong for whoever owns people."""
-
 _AT_ONCE = 128
 """Faces that are scored at the same time."""
-
-_OTHERS, _ASIDE = 1_000_000, 2_000_000
-"""Numbers of the first synthetic person whom no client has, and of the first who is not scored either."""
-
-_ASKED = 24
-"""Rendered people that are public, and as many strangers, at least: audits ask about each of them."""
-
-_RENDERED = "ibug68"
-"""Scheme of rendered faces."""
-
-_PICTURE = 160
-"""Side of a rendered picture in pixels; the face is about 45 % of it."""
-
-SMALL = NetworkConfig(
-    size=64,
-    trunk_stride=4,
-    map_stride=2,
-    stages=2,
-    structure_widths=(48, 64, 96),
-    detail_widths=(32, 48),
-    painter_width=16,
-)
-"""A DHLN that trains in minutes on a core."""
-
-
-class LandmarksConfig(BaseModel):
-    """Data and network of the task.
-
-    Attributes:
-        layout: A published layout that names people, or ``synthetic``.
-        train: Split that clients learn from.
-        test: Split of other people, on whom clients are scored.
-        aside: Split of still other people: those of clients who join when the federation is over.
-        people: People of each client at most; none deals all of them.
-        partition: ``people``: each client has as many. ``dirichlet``: clients' frames are to each other as a draw of
-            Dirichlet(alpha); people stay whole.
-        alpha: Concentration of the Dirichlet partition.
-        labelled: Share of the clients that have labels, one at least; the others have faces only.
-        unlabelled: What a client without labels trains. ``generator``: the stream that hallucinates, or G. ``all``: the
-            detector too, though nothing tells it where landmarks are: what little reaches it from the face's loss,
-            AdamW makes as large as any other step, and an average with those who have labels suffers.
-        frames: Frames of a synthetic person.
-        test_people: Synthetic people whom no client has.
-        network: DHLN's config; what is left out is that of ``SMALL``. Faces are hallucinated at its size.
-        samples: How training faces are drawn.
-        losses: How much each loss counts.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    layout: str = SYNTHETIC
-    train: str = "train"
-    test: str = "report"
-    aside: str = "select"
-    people: int | None = Field(None, ge=2)
-    partition: Literal["people", "dirichlet"] = "people"
-    alpha: float | None = Field(None, gt=0)
-    labelled: float = Field(1.0, gt=0, le=1)
-    unlabelled: Literal["generator", "all"] = "generator"
-    frames: int = Field(12, ge=2)
-    test_people: int = Field(12, ge=1)
-    network: NetworkConfig = SMALL
-    samples: SampleConfig = SampleConfig()
-    losses: Weights = Weights()
-
-    @field_validator("network", mode="before")
-    @classmethod
-    def _network(cls, network: Any) -> Any:
-        return SMALL.model_dump() | network if isinstance(network, dict) else network
-
-    @field_validator("layout")
-    @classmethod
-    def _layout(cls, layout: str) -> str:
-        known = f"{SYNTHETIC}, {', '.join(OF_PEOPLE)}"
-        if layout not in (SYNTHETIC, *LAYOUTS):
-            raise ValueError(f"no layout of that name; known: {known}")
-        if layout not in (SYNTHETIC, *OF_PEOPLE):
-            raise ValueError(f"it has no landmarks of named people, but clients own people; take one of: {known}")
-        return layout
-
-
-@dataclass(frozen=True)
-class Frame:
-    """A face and its surroundings, as an owner keeps it.
-
-    Attributes:
-        name: Of the frame.
-        person: Who it is.
-        picture: ``(p, p, 3)`` uint8, ``p = ROOM x network.size``: the crop contract's square with more margin.
-        points: ``(k, 2)`` landmarks in pixels of ``picture``.
-        crop: ``(128, 128, 3)`` uint8, the crop that is scored; of test faces, and of all that are rendered.
-    """
-
-    name: str
-    person: str
-    picture: NDArray[np.uint8]
-    points: NDArray[np.float32]
-    crop: NDArray[np.uint8] | None = None
-
-
-Owned = TypeVar("Owned", Face, Frame)
 
 
 def faces_in_memory(data: Data, names: Sequence[str]) -> FaceCache:
@@ -381,37 +265,10 @@ def load_landmarks(
         ConfigError: If the layout names no people, there are too few of them, or schemes differ.
         DataError: If files are missing or damaged.
     """
-    if (config.partition == "dirichlet") != (config.alpha is not None):
-        raise ConfigError(
-            f"partition = {config.partition}, alpha = {config.alpha}: dirichlet needs alpha, e.g. --set "
-            "data.alpha=0.5, and people has none"
-        )
-    if config.layout == SYNTHETIC:
-        if data is not None:
-            raise ConfigError("layout synthetic is drawn, not read: leave out --data, or set data.layout")
-        # Refuses a scheme that rendered faces do not have.
-        conversion(_RENDERED, config.network.scheme)
-        needed = clients * (config.people or 6)
-        parts = _deal(config, _rendered(config, 0, needed), clients, seed)
-        test = _rendered(config, _OTHERS, config.test_people)
-        skipped: dict[str, str] = {}
-    else:
-        if data is None:
-            raise ConfigError(f"layout {config.layout} is read from a folder: give it with --data")
-        # Who is there is known from names: what does not fit is said before a picture is read.
-        train, others = (_listed(config, data, split) for split in (config.train, config.test))
-        if shared := {face.person for face in train} & {face.person for face in others}:
-            raise ConfigError(
-                f"{min(map(str, shared))} is in {config.train!r} and in {config.test!r}; clients are scored on others"
-            )
-        _deal(config, train, clients, seed)
-        frames, skipped = _decoded(config, train, scored=False)
-        test, also = _decoded(config, others, scored=True)
-        skipped |= also
-        parts = _deal(config, frames, clients, seed)
+    parts, test, skipped = load_people(config, data, clients, seed)
     count = max(1, round(config.labelled * clients))
     having = set(rng_for(seed, 62).permutation(clients)[:count].tolist())
-    owners = [_as_data(part, number in having) for number, part in enumerate(parts)]
+    owners = [as_data(part, number in having) for number, part in enumerate(parts)]
     counts = [
         [len({frame.person for frame in part}), len(part), len(part) if number in having else 0]
         for number, part in enumerate(parts)
@@ -426,66 +283,6 @@ def load_landmarks(
     return LandmarksTask(config, test), owners, partition, skipped
 
 
-def load_aside(config: LandmarksConfig, data: Path | None) -> Data:
-    """Faces of people whom neither a client nor the score has, with labels: public ones, for an audit.
-
-    Args:
-        config: What to load; its ``aside`` has the people.
-        data: Folder of the set; None for synthetic faces.
-
-    Raises:
-        ConfigError: If a client or the score has one of them.
-    """
-    return _as_data(_aside(config, data, max(_ASKED, config.test_people)), True)
-
-
-def load_strangers(config: LandmarksConfig, data: Path | None) -> Data:
-    """Faces of the people who are scored, as clients would have them: an audit asks about them beside members.
-
-    Of synthetic faces there are more such people than are scored.
-    """
-    if config.layout == SYNTHETIC or data is None:
-        frames = _rendered(config, _OTHERS, max(_ASKED, config.test_people))
-    else:
-        frames, _ = _decoded(config, _listed(config, data, config.test), scored=True)
-    return _as_data(frames, True)
-
-
-def load_newcomers(config: LandmarksConfig, data: Path | None, count: int, faces: int, seed: int) -> list[Data]:
-    """Owners who come when the federation is over, with few faces of people whom nobody else has.
-
-    Args:
-        config: What to load; its ``aside`` has the people.
-        data: Folder of the set; None for synthetic faces.
-        count: How many owners.
-        faces: Faces of each, drawn from all frames of its people; all have labels.
-        seed: Of the draw.
-
-    Raises:
-        ConfigError: If there are too few people or faces, or a client or the score has one of the people.
-    """
-    frames = _aside(config, data, max(2, -(-faces // config.frames)) * count)
-    owned = _deal(config.model_copy(update={"people": None, "partition": "people", "alpha": None}), frames, count, seed)
-    rng = rng_for(seed, 65)
-    for some in owned:
-        if len(some) < faces:
-            raise ConfigError(f"{faces} faces for each of {count} newcomers: one would have {len(some)} of its people")
-    return [_as_data([some[row] for row in sorted(rng.permutation(len(some))[:faces])], True) for some in owned]
-
-
-def _aside(config: LandmarksConfig, data: Path | None, people: int) -> list[Frame]:
-    if config.layout == SYNTHETIC or data is None:
-        return _rendered(config, _ASIDE, people)
-    faces = _listed(config, data, config.aside)
-    for split in (config.train, config.test):
-        if shared := {str(face.person) for face in faces} & set(load_faces(config.layout, data, split).people):
-            raise ConfigError(
-                f"data.aside = {config.aside}: {min(shared)} is in {split!r} too, but newcomers and the public people "
-                "of an audit are others; name a split of its own people"
-            )
-    return _decoded(config, faces, scored=False)[0]
-
-
 def _by_person(values: NDArray[np.float64], people: Sequence[str]) -> list[float]:
     """The mean of each person's faces, by name."""
     of: dict[str, list[float]] = {}
@@ -496,97 +293,3 @@ def _by_person(values: NDArray[np.float64], people: Sequence[str]) -> list[float
 
 def _has_labels(data: Data) -> bool:
     return not bool(data.targets.isnan().all())
-
-
-def _as_data(frames: Sequence[Frame], labelled: bool) -> Data:
-    inputs = torch.from_numpy(np.stack([frame.picture for frame in frames])).permute(0, 3, 1, 2).contiguous()
-    targets = torch.from_numpy(np.stack([frame.points for frame in frames]).astype(np.float32))
-    if not labelled:
-        targets = torch.full_like(targets, float("nan"))
-    return Data(inputs, targets, tuple(f"{frame.person}/{frame.name}".encode() for frame in frames))
-
-
-def _frame(face: Face, picture: NDArray[np.uint8], size: int, scored: bool) -> Frame:
-    assert face.points is not None
-    assert face.person is not None
-    wide = Crop.from_box(face.box, MARGIN * ROOM, round(ROOM * size))
-    points = wide.to_crop(face.points).astype(np.float32)
-    crop = Crop.from_box(face.box).sample(picture) if scored else None
-    return Frame(face.name, face.person, wide.sample(picture), points, crop)
-
-
-def _listed(config: LandmarksConfig, data: Path, split: str) -> list[Face]:
-    """The faces of a split that have landmarks, all with a person, in the network's scheme."""
-    found = load_faces(config.layout, data, split)
-    if not found.people:
-        raise ConfigError(f"split {split!r} in {data} has no face with landmarks and a name; clients need both")
-    if config.layout == "folder" and (alone := [face.name for face in found.labelled if "/" not in face.name]):
-        raise ConfigError(
-            f"{data / split / alone[0]} lies in no person's folder, but clients own people: put each person's pictures "
-            f"into a folder of {data / split}"
-        )
-    if unknown := [face.name for face in found.labelled if face.person is None]:
-        raise ConfigError(f"{unknown[0]} in {data}: the layout does not say who that is, and clients own people")
-    return found.in_scheme(config.network.scheme).labelled
-
-
-def _decoded(config: LandmarksConfig, faces: Sequence[Face], scored: bool) -> tuple[list[Frame], dict[str, str]]:
-    """Faces with their pictures, and why others could not be read."""
-    frames, skipped = [], {}
-    for face in faces:
-        try:
-            frames.append(_frame(face, read_image(face.path), config.network.size, scored))
-        except ImageError as error:
-            skipped[str(face.path)] = str(error)
-    return frames, skipped
-
-
-def _rendered(config: LandmarksConfig, first: int, people: int) -> list[Frame]:
-    """Synthetic people by number: the same in every run."""
-    numbers = range(first, first + people)
-    return [frame for number in numbers for frame in _drawn(config.network.size, config.frames, number)]
-
-
-@lru_cache(maxsize=256)
-def _drawn(size: int, each: int, number: int) -> tuple[Frame, ...]:
-    """One synthetic person; drawn once for the runs that a process compares, and for their audits."""
-    rng = rng_for(0, 63, number)
-    identity, scene = draw_identity(rng), int(rng.integers(2**63))
-    frames = []
-    for frame in range(each):
-        face = render_face(rng, _PICTURE, identity=identity, scene=scene)
-        name = f"person{number}_{frame}"
-        frames.append(_frame(Face(Path(name), name, face.points, f"person{number}"), face.image, size, True))
-    return tuple(frames)
-
-
-def _deal(config: LandmarksConfig, frames: Sequence[Owned], clients: int, seed: int) -> list[list[Owned]]:
-    """Whole people to clients, two at least to each."""
-    of: dict[str, list[Owned]] = {}
-    for frame in frames:
-        of.setdefault(str(frame.person), []).append(frame)
-    rng = rng_for(seed, 64)
-    order = [sorted(of)[place] for place in rng.permutation(len(of))]
-    if config.people is not None:
-        if config.people * clients > len(order):
-            most = len(order) // clients
-            raise ConfigError(
-                f"people = {config.people} for each of {clients} clients: the split has {len(order)}; take at most "
-                + (f"{most}" if most >= 2 else f"{len(order) // 2} clients, of 2 people each")
-            )
-        order = order[: config.people * clients]
-    if len(order) < 2 * clients:
-        raise ConfigError(
-            f"{len(order)} people for {clients} clients: each needs two, or its update speaks of one person; take at "
-            f"most {len(order) // 2} clients"
-        )
-    total = sum(len(of[person]) for person in order)
-    shares = np.full(clients, 1 / clients) if config.alpha is None else rng.dirichlet(np.full(clients, config.alpha))
-    owned: list[list[str]] = [[] for _ in range(clients)]
-    for place, person in enumerate(order):
-        owner = place % clients
-        if config.alpha is not None and place >= 2 * clients:
-            have = np.array([sum(len(of[name]) for name in names) for names in owned])
-            owner = int(np.argmax(shares * total - have))
-        owned[owner].append(person)
-    return [[frame for name in sorted(names) for frame in of[name]] for names in owned]
