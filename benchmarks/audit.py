@@ -34,6 +34,7 @@ import torch
 from veilmark.audit.audits import ATTACKS, FACE_ATTACKS, audit_run
 from veilmark.federation.config import FederationConfig, federation_from
 from veilmark.federation.runs import run_federation
+from veilmark.report.audit import AuditFinding, verdict
 from veilmark.run.config import override
 from veilmark.run.devices import choose_device
 from veilmark.run.folder import RunError, RunFolder, write_json
@@ -277,6 +278,28 @@ def tables(cells: list[Cell], results: Path) -> tuple[list[str], list[dict[str, 
     return made, found
 
 
+def verdicts(found: list[dict[str, Any]]) -> list[str]:
+    """Markdown tables of what a report says of each attack: a line for an attack, a column for a method.
+
+    Args:
+        found: Finished cells.
+    """
+    made = []
+    for data in dict.fromkeys(cell["data"] for cell in found):
+        chosen = [cell for cell in found if cell["data"] == data and cell["findings"]]
+        order = list(dict.fromkeys(line["attack"] for cell in chosen for line in cell["findings"]))
+        lines = [["attack", *(f"{cell['name']}, seed {cell['seed']}" for cell in chosen)], ["---"] * (len(chosen) + 1)]
+        for name in order:
+            words = []
+            for cell in chosen:
+                asked = [AuditFinding.model_validate(line) for line in cell["findings"] if line["attack"] == name]
+                kind = verdict(asked).kind if asked else "-"
+                words.append(f"**{kind}**" if kind == "leaks" else kind)
+            lines.append([name, *words])
+        made.append(f"{data}, verdicts\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines))
+    return made
+
+
 def plot(found: list[dict[str, Any]], path: Path, words: str) -> None:
     """Score against leakage, one point a method.
 
@@ -340,7 +363,7 @@ def main() -> None:
             args.results.mkdir(parents=True, exist_ok=True)
             write_json(path, found)
     made, cells_found = tables(cells, args.results)
-    for table in made:
+    for table in [*made, *verdicts(cells_found)]:
         console.print(table + "\n", markup=False, soft_wrap=True, highlight=False)
     if args.print:
         args.plots.mkdir(parents=True, exist_ok=True)

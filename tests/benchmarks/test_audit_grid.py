@@ -91,3 +91,20 @@ def test_a_cell_that_lacks_a_later_attack_is_extended(tmp_path, monkeypatch):
     said = {"date": "today", "attacks": [later], "score": 91.0, "seconds": 3.0, "record": ["last"]}
     assert made["extended"] == [said]
     assert grid.missing(cell, made) == []
+
+
+def test_verdicts_are_those_of_a_report():
+    whole = {"threat_model": "the server", "method": "m", "dataset": "d", "seed": 0, "n": 9, "high": 99.0}
+    seen = whole | finding("owner", 70, 60)
+    cells = [
+        {"data": "ytf68", "name": "none", "seed": 0, "findings": [seen]},
+        {"data": "ytf68", "name": "keyed", "seed": 0, "findings": [seen | {"low": 40.0}]},
+        {"data": "ytf68", "name": "blind", "seed": 0, "findings": [seen | {"low": 40.0, "positive_control": 50.0}]},
+        {"data": "ytf68", "name": "other", "seed": 1, "findings": [seen | {"attack": "faces"}]},
+        {"data": "ytf68", "name": "local", "seed": 0, "findings": []},
+    ]
+    (table,) = grid.verdicts(cells)
+    _, _, head, _, owner, faces = table.split("\n")
+    assert head == "| attack | none, seed 0 | keyed, seed 0 | blind, seed 0 | other, seed 1 |"
+    assert owner == "| owner | **leaks** | not found | not shown to work | - |"
+    assert faces == "| faces | - | - | - | **leaks** |"
