@@ -272,6 +272,27 @@ def test_a_gradient_gives_more_of_a_face_away_than_noise_does(played, monkeypatc
     assert near[0] > near[1] + 2
 
 
+def test_the_ladder_of_a_pruned_update_is_pruned_and_asks_where_something_was_sent(tmp_path):
+    made = config("data.test_people=4", "method=gc", rounds=1)
+    scene = scene_of(play(tmp_path / "run", made), made)
+    gradients = [torch.arange(-10.0, 10.0).view(4, 5), torch.ones(3)]
+    pruned = face_inversion._as_sent(scene.record, gradients)
+    assert pruned[0].flatten().nonzero().flatten().tolist() == [0, 1]
+    assert int((pruned[1] != 0).sum()) == 1
+    plain = face_inversion._as_sent(
+        read_record(play(tmp_path / "none", config("method=none", rounds=1)).path / "transcript"), gradients
+    )
+    assert all(torch.equal(one, other) for one, other in zip(plain, gradients, strict=True))
+    asked = face_inversion._where_sent(lambda *_: [2 * some for some in gradients], pruned)(
+        torch.ones(1), torch.ones(1)
+    )
+    assert all(torch.equal(one, 2 * other) for one, other in zip(asked, pruned, strict=True))
+    found = [line for line in FaceInversion().findings(scene) if line.unit == "dB"]
+    # All of a DHLN is sent on the first rung alone.
+    assert "whole DHLN" in found[0].rung
+    assert {line.positive_control for line in found} == {found[1].value}
+
+
 @pytest.mark.parametrize("method", ["none", "keyed"])
 def test_faces_have_a_control_of_the_methods_own_network_beside_a_whole_detector(tmp_path, method):
     made = config("data.test_people=4", f"method={method}", rounds=1)

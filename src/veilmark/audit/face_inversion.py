@@ -1,4 +1,7 @@
-"""Faces out of the messages of a landmark federation, by searching for those that would give the same update."""
+"""Faces out of the messages of a landmark federation, by searching for those that would give the same update.
+
+Of a pruned update (``gc``) that is asked where something was sent, and the ladder's steps are pruned as clients prune.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +30,7 @@ from veilmark.audit.record import Record, RecordedRound, ThreatModel
 from veilmark.audit.waves import Waves
 from veilmark.faces.finders import HaarFinder
 from veilmark.federation.engine import side_by_side
+from veilmark.federation.methods.gc import GCOptions, largest
 from veilmark.federation.samples import SHOWN
 from veilmark.federation.tasks.task import Data
 from veilmark.landmarks.nme import face_nme
@@ -162,26 +166,30 @@ class FaceInversion(Attack):
             if name not in names:
                 noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(scene.seed))
                 parameter.data += noise.to(scene.device) * parameter.data.std(correction=0)
-        # What is known to give a face away, to compare with: a whole DHLN at its start.
+        # What is known to give a face away, to compare with: a whole DHLN at its start, of which all is sent.
         whole = task.network(record.config.seed).to(scene.device)
         every = [name for name, _ in whole.named_parameters()]
         steps: dict[str, list[_Step]] = {}
 
         def step(rung: str, row: int, network: Detector, names: Sequence[str]) -> list[Tensor]:
             gradient = _gradient(scene, network, names, points[row : row + 1])
-            sent = gradient((2 * faces[row : row + 1] - 1).to(scene.device), torch.ones(1, 1))
-            steps.setdefault(rung, []).append((gradient, [some.detach() for some in sent]))
-            return [some.detach() for some in sent]
+            sent = [
+                some.detach() for some in gradient((2 * faces[row : row + 1] - 1).to(scene.device), torch.ones(1, 1))
+            ]
+            if network is not whole:
+                sent = _as_sent(record, sent)
+            steps.setdefault(rung, []).append((gradient, sent))
+            return sent
 
         for row in rows:
-            if names != every:
+            if names != every or isinstance(record.method.options, GCOptions):
                 step("one step of a whole DHLN at its start, which must give the face away", row, whole, every)
             sent = step(_KNOWN, row, network, names)
             tried = _gradient(scene, guessed, names, _guessed_landmarks(scene))
             steps.setdefault("the same; landmarks and what does not travel guessed", []).append((tried, sent))
             if row == rows[0]:
                 known = _gradient(scene, network, names, points[row : row + 1])
-                steps[_NOISE] = [(known, noise_like(sent, scene.seed + row))]
+                steps[_NOISE] = [(known, _as_sent(record, noise_like(sent, scene.seed + row)))]
         if last is not first:
             learned, _ = shared[last.number]
             step(f"one such step in round {last.number}, all known", rows[0], learned, names)
@@ -195,10 +203,13 @@ class FaceInversion(Attack):
         start = 2 * sharp_faces(task, known).mean(dim=0) - 1
         waves, nobody = Waves(side, side, scene.device), torch.zeros(1, dtype=torch.int64)
 
+        pruned = isinstance(scene.record.method.options, GCOptions)
+
         def one(place: int) -> Tensor:
             gradient, seen = steps[place]
+            asked = _where_sent(gradient, seen) if pruned else gradient
             found = cosine_inversion(
-                gradient, seen, (1, 3, side, side), nobody, 1, steps=STEPS, lr=RATE, smoothness=SMOOTHNESS,
+                asked, seen, (1, 3, side, side), nobody, 1, steps=STEPS, lr=RATE, smoothness=SMOOTHNESS,
                 waves=waves, start=start,
             )  # fmt: skip
             scene.advance()
@@ -294,6 +305,30 @@ def _gradient(scene: Scene, network: Detector, names: Sequence[str], points: Ten
         return torch.autograd.grad(total, wanted, create_graph=True, allow_unused=True, materialize_grads=True)
 
     return gradient
+
+
+def _as_sent(record: Record, sent: Sequence[Tensor]) -> list[Tensor]:
+    """A step as the server has it: where the method prunes, what it leaves out is nothing."""
+    options = record.method.options
+    if not isinstance(options, GCOptions):
+        return list(sent)
+    made = []
+    for some in sent:
+        values, places = largest(some, options.keep)
+        flat = torch.zeros_like(some).flatten()
+        flat[places.long()] = values
+        made.append(flat.view_as(some))
+    return made
+
+
+def _where_sent(gradient: GradientOf, seen: Sequence[Tensor]) -> GradientOf:
+    """A gradient compared where something was sent only: of the rest a pruned update says that it is small, no more."""
+    places = [some != 0 for some in seen]
+
+    def masked(pictures: Tensor, labels: Tensor) -> Sequence[Tensor]:
+        return [some * place for some, place in zip(gradient(pictures, labels), places, strict=True)]
+
+    return masked
 
 
 def _moved(scene: Scene, before: Mapping[str, Tensor], after: Tensors, names: Sequence[str]) -> list[Tensor]:
