@@ -355,7 +355,7 @@ def test_a_first_look_takes_no_method_and_other_secrets(verb, tmp_path):
     assert not (tmp_path / "look/secrets").exists()
 
 
-def test_a_first_look_at_landmarks_is_audited_and_a_detector_goes_home(verb, tmp_path, monkeypatch):
+def test_a_first_look_at_landmarks_is_audited_and_a_detector_goes_home(verb, tmp_path, synthetic_ytf68, monkeypatch):
     monkeypatch.setattr(
         audits,
         "FACE_ATTACKS",
@@ -385,6 +385,17 @@ def test_a_first_look_at_landmarks_is_audited_and_a_detector_goes_home(verb, tmp
         "--out", tmp_path / "found",
     )  # fmt: skip
     assert code == 0, text
+    for method in ("none", "keyed"):
+        weights = tmp_path / f"weights-{method}"
+        code, text = verb("export-client", look / method, "--client", 0, "--out", weights)
+        assert code == 0, text
+        code, text = verb(
+            "evaluate", "--data", synthetic_ytf68, "--split", "val", "--weights", weights, "--sizes", "16,32",
+            "--out", tmp_path / f"scored-{method}",
+        )  # fmt: skip
+        assert code == 0, text
+        scored = json.loads((tmp_path / f"scored-{method}/metrics.json").read_text())
+        assert [row["size"] for row in scored["hallucination"]] == [16]
     code, text = verb("export-client", look / "keyed", "--client", 9)
     assert code == 1
     assert "the run has clients 0 to 1" in text

@@ -32,6 +32,7 @@ def test_an_exported_detector_answers_as_its_client_does(tmp_path, method):
     learner = finished.side.task.learner_of(said, finished.side.owners[1], 0, 1)
     torch.testing.assert_close(learner.predict(inputs), known, atol=1e-5, rtol=1e-4)
     assert not torch.equal(network.mean_shape, torch.full_like(network.mean_shape, 0.5))
+    assert network.hallucinates
 
 
 def test_an_exported_detector_finds_landmarks_by_the_front_door(tmp_path):

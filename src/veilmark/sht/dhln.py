@@ -214,6 +214,11 @@ class DHLN(
                 self.inform = nn.ModuleList(nn.Conv2d(fine, width, 1) for _ in range(stages - 1))
         self.heatmap_guidance, self.detail_guidance = heatmap_guidance, detail_guidance
 
+    @property
+    def hallucinates(self) -> bool:
+        """Whether there is a detail stream, which makes faces."""
+        return self.detail is not None
+
     def forward(self, faces: Tensor, hallucinate: bool = True) -> DHLNOutput:
         """Landmarks, their expected error and the hallucinated face.
 

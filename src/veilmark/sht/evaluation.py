@@ -210,7 +210,7 @@ def evaluate(
     model, scheme = landmarker.model, get_scheme(landmarker.model.scheme)
     for size in sizes:
         small = reference.shrunk(size)
-        paint = model.detail is not None
+        paint = model.hallucinates
         prediction = predict(model, small, mirror=landmarker.mirror, hallucinate=paint, batch=landmarker.batch)
         result.add("dhln", "annotated", size, score_points(prediction, reference, scheme), reference.people)
         mean = score_points(_mean_shape(landmarker, len(reference)), reference, scheme)
@@ -248,7 +248,7 @@ def _evaluate_unlabelled(
     model = landmarker.model
     smaller = [size for size in sizes if size < model.size]
     named = f"{faces.layout}/{faces.split} has no landmarks, so only hallucination can be scored"
-    if model.detail is None:
+    if not model.hallucinates:
         raise ConfigError(f"{named}, and these weights hallucinate no faces; choose other weights or another set")
     if not smaller:
         raise ConfigError(f"{named}: --sizes {max(sizes)} leaves nothing to do; choose sizes below {model.size}")

@@ -92,6 +92,11 @@ class GeneratedDetector(nn.Module, PyTorchModelHubMixin, library_name="veilmark"
         self.scheme, self.size, self.map_stride = known.scheme, known.size, known.map_stride
 
     @property
+    def hallucinates(self) -> bool:
+        """G always makes a face."""
+        return True
+
+    @property
     def mean_shape(self) -> Tensor:
         """The mean face of the training set as shares of the crop, ``(k, 2)``."""
         return self.detector.mean_shape

@@ -89,7 +89,7 @@ def transfer_pictures(landmarker: Landmarker, painter: FPTN, a: Path, b: Path) -
                 f"the landmark network's {option} is {found}, the transfer network's {wanted}; give --weights and "
                 "--transfer-weights of one training"
             )
-    if model.detail is None:
+    if not model.hallucinates:
         raise ConfigError("these landmark weights hallucinate no faces (detail is false); give others by --weights")
     crops, points, trust, looks = [], [], [], []
     for path in (a, b):
