@@ -10,7 +10,8 @@ pytest.importorskip("opacus")
 
 from opacus.accountants import PRVAccountant, RDPAccountant
 
-from veilmark.federation.messages import check_update
+from veilmark.federation import engine
+from veilmark.federation.messages import Update, check_update
 from veilmark.federation.methods import dpsgd
 from veilmark.federation.methods.dpsgd import DPSGD, DPSGDOptions, fitted_noise, spent
 from veilmark.federation.methods.method import Secrets
@@ -160,11 +161,65 @@ def test_no_client_stops_before_the_end_where_the_noise_is_fitted(bench):
     figures = [client.train_round(broadcast, number).metrics for number in range(client.view.rounds + 1)]
     assert [each["stopped"] for each in figures] == [0.0] * client.view.rounds + [1.0]
     assert 7.9 < figures[-1]["epsilon"] <= 8
+    assert {each["noise"] for each in figures} == {client.noise}
+
+
+def test_the_epsilon_of_a_round_is_the_largest():
+    updates = {
+        number: Update({}, {"epsilon": epsilon, "noise": epsilon}, examples)
+        for number, (epsilon, examples) in enumerate([(1.0, 1), (4.0, 2)])
+    }
+    assert engine._together("epsilon", updates) == 4
+    assert engine._together("noise", updates) == 3
+
+
+def test_runs_that_differ_share_no_noise(bench, monkeypatch):
+    """With the same secret: noise of one would be taken off by the other."""
+    monkeypatch.setattr(dpsgd, "spent", lambda *_: 0.0)
+
+    def noise(multiplier=2.0, rounds=4, move=0.0, images=20):
+        sent = []
+        for noisy in (multiplier, 1e-12):
+            one = bench(images=images, batch=images, local_steps=1, momentum=0.0, weight_decay=0.0, rounds=rounds)
+            method = DPSGD(DPSGDOptions(noise=noisy, clip=0.5))
+            broadcast = {name: value + move for name, value in one.server(method).broadcast().items()}
+            tensors = one.client(method).train_round(broadcast, 0).tensors
+            sent.append(torch.cat([value.flatten() for value in tensors.values()]))
+        return sent[0] - sent[1]
+
+    first = noise()
+    assert torch.equal(first, noise())
+    for other in (noise(multiplier=3.0), noise(rounds=5), noise(move=1e-3), noise(images=22)):
+        assert abs(float(torch.corrcoef(torch.stack([first, other]))[0, 1])) < 0.05
+
+
+def test_a_sum_has_noise_of_its_own(bench):
+    """What secret and round do not tell apart, such as another release of the code, the hidden sum does."""
+    plain = torch.nn.Linear(200, 20)
+
+    def noise(summed, again=1):
+        optimizer = dpsgd._noisy(
+            torch.optim.SGD(plain.parameters()), Secret(b"s" * 32), noise_multiplier=1.0, max_grad_norm=1.0,
+            expected_batch_size=1, generator=torch.Generator(),
+        )  # fmt: skip
+        for _ in range(again):
+            for parameter in plain.parameters():
+                parameter.summed_grad = torch.full_like(parameter, summed)
+            optimizer.add_noise()
+        return torch.cat([(parameter.grad - summed).flatten() for parameter in plain.parameters()])
+
+    first = noise(0.5)
+    assert torch.equal(first, noise(0.5))
+    assert float(first.std()) == pytest.approx(1.0, rel=0.05)
+    for other in (noise(0.5 + 1e-6), noise(0.5, again=2)):
+        assert abs(float(torch.corrcoef(torch.stack([first, other]))[0, 1])) < 0.1
 
 
 def test_a_budget_that_no_noise_fits_is_refused_with_the_remedy():
     with pytest.raises(ConfigError, match=r"epsilon = 0\.001.*take a larger epsilon or fewer rounds"):
         fitted_noise(DPSGDOptions(epsilon=0.001), 0.1, 40)
+    with pytest.raises(ConfigError, match=r"delta = 1e-30.*take a usual delta"):
+        spent(DPSGDOptions(delta=1e-30), 1.0, 0.1, 40)
     with pytest.raises(ValueError, match="name one, e"):
         DPSGDOptions(epsilon=1e6)
     assert DPSGDOptions(epsilon=1e6, noise=1.0).noise == 1.0

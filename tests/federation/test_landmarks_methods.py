@@ -10,7 +10,7 @@ from veilmark.federation.config import federation_from
 from veilmark.federation.engine import Rounds
 from veilmark.federation.methods import METHODS, fedavg
 from veilmark.federation.methods.keyed import start_detector
-from veilmark.federation.methods.method import ClientView, Secrets
+from veilmark.federation.methods.method import ClientView, Secrets, ServerView
 from veilmark.federation.runs import run_federation
 from veilmark.federation.tasks.loading import load_task
 from veilmark.ppidsg.secret import Secret
@@ -231,6 +231,31 @@ def test_a_detector_that_restarts_forgets_the_steps_before(tmp_path, monkeypatch
     second = remembered[1]
     assert all(second[name] for name in second if name.startswith("generator"))
     assert all(second[name] == (detector == "kept") for name in second if name.startswith("detector.heatmap"))
+
+
+@pytest.mark.parametrize("method", ["keyed", "ppidsg-landmarks"])
+@pytest.mark.parametrize("detector", ["kept", "restart"])
+def test_a_detector_that_restarts_has_the_full_rate_in_every_round(method, detector):
+    """In the last round it has as far to go as in the first."""
+    made = config(f"options.{method}.detector={detector}", "training.decay_after=1", method=method)
+    task, owners, _, _ = load_task(made, None)
+    client = made.made_method().client(
+        ClientView(0, task, owners[0], made.training, 4, 0, Secrets(Secret.generate(), Secret.generate()))
+    )
+    server = made.made_method().server(ServerView(task, 2, 4, 0, made.training))
+    client.train_round(server.broadcast(), 3)
+    optimizers = [client.lasting] if method == "keyed" else client.optimizers.values()
+    network = client.network
+    of = {id(p): name for name, p in network.named_parameters()}
+    rates = {
+        of[id(p)].split(".")[0]: group["lr"]
+        for optimizer in optimizers
+        for group in optimizer.param_groups
+        for p in group["params"]
+        if id(p) in of
+    }
+    assert rates["generator"] == pytest.approx(made.training.lr / 3)
+    assert rates["detector"] == pytest.approx(made.training.lr / (1 if detector == "restart" else 3))
 
 
 @pytest.mark.parametrize("method", ["keyed", "hallucinator"])

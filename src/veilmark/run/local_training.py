@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -82,23 +82,39 @@ def sgd(model: nn.Module, training: Training, share: float) -> torch.optim.SGD:
     )
 
 
-def adamw(model: nn.Module, training: Training) -> torch.optim.AdamW:
-    """AdamW of all weights that learn, at the full rate; see :func:`set_share`."""
-    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+def adamw(model: nn.Module, training: Training, restarts: str | None = None) -> torch.optim.AdamW:
+    """AdamW of all weights that learn, at the full rate; see :func:`set_share`.
+
+    Args:
+        model: What learns.
+        training: Rate, weight decay.
+        restarts: How the names of the weights begin that start anew every round; none do by default.
+    """
+    learning = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    anew = [parameter for name, parameter in learning if restarts is not None and name.startswith(restarts)]
+    lasting = [parameter for name, parameter in learning if restarts is None or not name.startswith(restarts)]
+    groups: list[dict[str, Any]] = [{"params": lasting}, {"params": anew, "restarts": True}]
     # Fused, a step of a small network is a fifteenth faster: it has many small tensors.
-    return torch.optim.AdamW(learning, training.lr, betas=(0.9, 0.99), weight_decay=training.weight_decay, fused=True)
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        training.lr,
+        betas=(0.9, 0.99),
+        weight_decay=training.weight_decay,
+        fused=True,
+    )
 
 
 def set_share(optimizer: torch.optim.Optimizer, training: Training, share: float) -> None:
     """Sets the learning rate of a round.
 
     Args:
-        optimizer: What is set.
+        optimizer: What is set; a group with ``restarts`` has the full rate always: what begins anew every round has
+            as far to go in the last one as in the first.
         training: The full rate.
         share: Share of it, 0 to 1; see :func:`rate`.
     """
     for group in optimizer.param_groups:
-        group["lr"] = share * training.lr
+        group["lr"] = training.lr if group.get("restarts") else share * training.lr
 
 
 def sgd_weight(steps: int, momentum: float) -> float:

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from veilmark.federation.messages import Update
 from veilmark.federation.methods.fedavg import FedAvgClient, FedAvgServer
 from veilmark.federation.methods.method import Client, ClientView, Method, Server, ServerView
-from veilmark.federation.methods.release import bounded, gaussian, private_rng, released
+from veilmark.federation.methods.release import bounded, gaussian, private_rng, released, secret_for
 from veilmark.federation.tasks.task import Learner
 from veilmark.run.checkpoints import Tensors
 from veilmark.run.seeds import rng_for
@@ -98,10 +98,11 @@ class NoisyClient(FedAvgClient):
     def protect(self, broadcast: Tensors, trained: Tensors, round_number: int) -> Tensors:
         """The bounded result with noise, from the client's secret: whoever could draw it again could take it off."""
         options = self.options
-        rng = private_rng(self.view.secrets.own, f"dp noise|{round_number}")
+        secret, purpose = self.view.secrets.own, f"dp noise|{round_number}"
         deviation = uplink_deviation(options, self.learner.examples, self.view.rounds)
         if options.clips == "update":
-            return released(broadcast, trained, options.clip, deviation, rng)
+            return released(broadcast, trained, options.clip, deviation, secret, purpose)
+        rng = private_rng(secret_for(secret, f"{purpose}|{options.clip}|{deviation}", trained), "noise")
         return {
             name: value + deviation * gaussian(rng, value) for name, value in bounded(trained, options.clip).items()
         }

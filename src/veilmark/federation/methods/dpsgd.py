@@ -11,9 +11,11 @@ nothing else of them.
 
 **The unit of privacy is one example of one client; neighbours differ by adding or removing one example.** Epsilon holds
 for everything that a client sends in the whole run, against whoever sees it, the server included. What it does not
-cover: how many examples a client has (the server is told), and a client's examples as a whole. Chance, that of
-augmentation too, comes from the client's secret, so that nobody else can draw it again, through generators that are not
-cryptographic: whoever needs that runs Opacus's secure mode.
+cover: how many examples a client has (the server is told), and a client's examples as a whole. Runs on the same
+examples add up, and so do rounds that a server has a client play twice: the count is of what the client remembers.
+Chance, that of augmentation too, comes from the client's secret, so that nobody else can draw it again, and from what
+it hides (:func:`veilmark.federation.methods.release.secret_for`), so that no two messages share noise that would
+cancel; through generators that are not cryptographic: whoever needs that runs Opacus's secure mode.
 
 ``none`` with the same ``data.head_widths`` is the same network without clipping and noise.
 """
@@ -33,8 +35,9 @@ from torch import Tensor, nn
 from veilmark.federation.messages import Update
 from veilmark.federation.methods.fedavg import FedAvgClient, FedAvgServer
 from veilmark.federation.methods.method import Client, ClientView, Method, Server, ServerView
-from veilmark.federation.methods.release import private_rng
+from veilmark.federation.methods.release import private_rng, secret_for
 from veilmark.federation.tasks.task import Learner
+from veilmark.ppidsg.secret import Secret
 from veilmark.run.checkpoints import Tensors
 from veilmark.run.errors import ConfigError
 from veilmark.run.local_training import batches, rate, set_share, sgd
@@ -94,7 +97,15 @@ def spent(options: DPSGDOptions, noise: float, sample_rate: float, steps: int) -
         return 0.0
     accountant: Any = {"prv": PRVAccountant, "rdp": RDPAccountant}[options.accountant]()
     accountant.history = [(noise, sample_rate, steps)]
-    return float(accountant.get_epsilon(delta=options.delta))
+    try:
+        # Every example in every step (q = 1) has the accountant divide by nothing on the way.
+        with np.errstate(all="ignore"):
+            return float(accountant.get_epsilon(delta=options.delta))
+    except ValueError as error:
+        raise ConfigError(
+            f"options.dpsgd.delta = {options.delta}: {options.accountant} cannot count {steps} steps with noise "
+            f"{noise:g} ({error}); take a usual delta, e.g. 1e-5, or another accountant"
+        ) from error
 
 
 @functools.lru_cache(maxsize=256)
@@ -145,14 +156,8 @@ class DPSGDClient(FedAvgClient):
     def __init__(self, view: ClientView, learner: Learner, options: DPSGDOptions) -> None:
         super().__init__(view, learner, list(learner.model.state_dict()))
         self.options, self.steps = options, 0
-
-    @property
-    def noise(self) -> float:
-        """The noise multiplier: that of the options, or what lets the budget last for all rounds."""
-        view = self.view
-        if self.options.noise is not None:
-            return self.options.noise
-        return fitted_noise(self.options, self.sample_rate, view.rounds * self._steps(0))
+        # The noise multiplier; found now, so that a budget that cannot be met is refused before any work.
+        self.noise = options.noise or fitted_noise(options, self.sample_rate, view.rounds * self._steps(0))
 
     @property
     def sample_rate(self) -> float:
@@ -166,11 +171,12 @@ class DPSGDClient(FedAvgClient):
         sent = broadcast
         if not stopped:
             self._take(broadcast)
-            self._train(round_number, steps, noise)
+            self._train(round_number, steps)
             self.steps += steps
             sent = {name: value.clone().cpu() for name, value in self.learner.model.state_dict().items()}
         # Loss and accuracy of the training are of single examples' making and in no accountant's books.
-        figures = {"epsilon": spent(options, noise, self.sample_rate, self.steps), "stopped": float(stopped)}
+        epsilon = spent(options, noise, self.sample_rate, self.steps)
+        figures = {"epsilon": epsilon, "noise": noise, "stopped": float(stopped)}
         return Update(sent, figures, self.learner.examples)
 
     def _steps(self, round_number: int) -> int:
@@ -178,26 +184,33 @@ class DPSGDClient(FedAvgClient):
         view = self.view
         return len(batches(self.learner.examples, view.training, view.seed, view.number, round_number))
 
-    def _train(self, round_number: int, steps: int, multiplier: float) -> None:
+    def _secret(self, round_number: int) -> Secret:
+        """Of a round's chance; all that a round depends on gives another."""
+        view, learner = self.view, self.learner
+        settings = [self.options, view.training, getattr(view.task, "config", None)]
+        words = [some.model_dump_json() for some in settings if isinstance(some, BaseModel)]
+        purpose = "|".join([f"dpsgd|{round_number}|{view.rounds}|{self.noise}", *words])
+        examples = {"inputs": view.data.inputs, "targets": view.data.targets}
+        return secret_for(view.secrets.own, purpose, learner.model.state_dict(), self._memory(), examples)
+
+    def _train(self, round_number: int, steps: int) -> None:
         from opacus import GradSampleModule
-        from opacus.optimizers import DPOptimizer
 
         view, learner, options = self.view, self.learner, self.options
-        secret = view.secrets.own
-        draws = private_rng(secret, f"dpsgd draws|{round_number}")
-        noise = torch.Generator(view.device)
-        noise.manual_seed(int(secret.stream(f"dpsgd noise|{round_number}".encode()).take(8).view("<u8")[0]) >> 1)
+        secret = self._secret(round_number)
+        draws = private_rng(secret, "draws")
         # Opacus takes gradients from layers; DHLN has weights that are no layer's, and goes example by example.
         hooked = GradSampleModule(learner.model) if view.task.name == "classify" else None
         share = rate(round_number, view.rounds, view.training.decay_after)
         plain = self.lasting or sgd(learner.model, view.training, share)
         set_share(plain, view.training, share)
-        optimizer = DPOptimizer(
+        optimizer = _noisy(
             plain,
-            noise_multiplier=multiplier,
+            secret,
+            noise_multiplier=self.noise,
             max_grad_norm=options.clip,
             expected_batch_size=max(1, round(self.sample_rate * learner.examples)),
-            generator=noise,
+            generator=torch.Generator(view.device),
         )
         try:
             for step in range(steps):
@@ -206,7 +219,7 @@ class DPSGDClient(FedAvgClient):
                 for number, chunk in enumerate(chunks):
                     gradients = self._one_by_one if hooked is None else self._gradients
                     # The server knows the run's seed: what is drawn from that is no chance to it.
-                    gradients(chunk, private_rng(secret, f"dpsgd augmentation|{round_number}|{step}|{number}"))
+                    gradients(chunk, private_rng(secret, f"augmentation|{step}|{number}"))
                     if number < len(chunks) - 1:
                         optimizer.signal_skip_step()
                     optimizer.step()
@@ -251,6 +264,29 @@ class DPSGDClient(FedAvgClient):
         self.steps = int(tensors["steps"])
 
 
+def _noisy(plain: torch.optim.Optimizer, secret: Secret, **settings: Any) -> Any:
+    """Opacus's optimiser, whose noise comes from a secret, the step, and the very sum that it hides.
+
+    Args:
+        plain: What moves the weights.
+        secret: Of the round.
+        settings: Opacus's.
+    """
+    from opacus.optimizers import DPOptimizer
+
+    class Noisy(DPOptimizer):  # type: ignore[misc]
+        hidden = 0
+
+        def add_noise(self) -> None:
+            sums = {str(place): parameter.summed_grad for place, parameter in enumerate(self.params)}
+            own = secret_for(secret, f"noise|{self.hidden}", sums)
+            self.generator.manual_seed(int(own.stream(b"seed").take(8).view("<u8")[0]) >> 1)
+            self.hidden += 1
+            super().add_noise()
+
+    return Noisy(plain, **settings)
+
+
 class DPSGD(Method[DPSGDOptions]):
     """Noisy SGD on clipped gradients of single examples."""
 
@@ -273,7 +309,7 @@ class DPSGD(Method[DPSGDOptions]):
             raise ConfigError("method dpsgd: Opacus is not installed; pip install 'veilmark[federation]'")
         network = view.task.network(view.seed)
         _check_size(network, view.task.name)
-        return FedAvgServer(network.state_dict(), ("epsilon", "stopped"))
+        return FedAvgServer(network.state_dict(), ("epsilon", "noise", "stopped"))
 
 
 def _check_size(network: nn.Module, task: str) -> None:

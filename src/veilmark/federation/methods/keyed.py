@@ -20,6 +20,7 @@ from veilmark.ppidsg.networks import start_from_secret
 from veilmark.ppidsg.secret import Secret
 from veilmark.run.checkpoints import Tensors
 from veilmark.run.errors import ConfigError
+from veilmark.run.local_training import adamw
 from veilmark.sht.generated_detector import Body, GeneratedDetector
 
 
@@ -105,6 +106,8 @@ class KeyedClient(FedAvgClient):
         if options.detector == "fixed":
             self.network.detector.requires_grad_(False)
         super().__init__(view, learner, chosen_tensors(self.network, options.share) if options.share else [])
+        if self.lasting is not None and options.detector == "restart":
+            self.lasting = adamw(learner.model, view.training, restarts="detector.")
 
     def train_round(self, broadcast: Tensors, round_number: int) -> Update:
         """A round of G and the detector."""
@@ -115,6 +118,12 @@ class KeyedClient(FedAvgClient):
                 for parameter in self.network.detector.parameters():
                     self.lasting.state.pop(parameter, None)
         return super().train_round(broadcast, round_number)
+
+    def join(self, broadcast: Tensors) -> None:
+        """A newcomer's detector learns in one go."""
+        if self.lasting is not None:
+            self.lasting = adamw(self.learner.model, self.view.training)
+        super().join(broadcast)
 
 
 class Keyed(Method[KeyedOptions]):

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from veilmark.federation.messages import Update
 from veilmark.federation.methods.fedavg import FedAvgServer
 from veilmark.federation.methods.method import Client, ClientView, Method, Server, ServerView
-from veilmark.federation.methods.release import client_epsilon, private_rng, released
+from veilmark.federation.methods.release import client_epsilon, released
 from veilmark.federation.tasks.classify import Classify
 from veilmark.ppidsg.cipher import BLOCKS, STEPS, Cipher
 from veilmark.ppidsg.client_training import ClientConfig, PPIDSGClient, to_bytes, to_unit
@@ -156,8 +156,8 @@ class GeneratorClient(Client):
         figures = self.client.train_round(start, round_number)
         shared = _message(networks)
         if options.clip is not None:
-            rng = private_rng(self.view.secrets.own, f"ppidsg noise|{round_number}")
-            shared = released(broadcast, shared, options.clip, options.noise * options.clip, rng)
+            secret, purpose = self.view.secrets.own, f"ppidsg noise|{round_number}"
+            shared = released(broadcast, shared, options.clip, options.noise * options.clip, secret, purpose)
         if options.noise:
             figures = {"epsilon": client_epsilon(options.noise, round_number + 1)}
         return Update(shared, figures, self.examples)

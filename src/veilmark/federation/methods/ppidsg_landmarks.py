@@ -101,7 +101,7 @@ class PPIDSGLandmarksClient(Client):
         if self.detector_learns:
             networks["detector"] = self.network.detector
         self.networks = networks
-        self.optimizers = {name: adamw(network, view.training) for name, network in networks.items()}
+        self.optimizers = {name: self._adamw(name) for name in networks}
 
     def train_round(self, broadcast: Tensors, round_number: int) -> Update:
         """G, the detector and D in turns; G is sent."""
@@ -109,7 +109,7 @@ class PPIDSGLandmarksClient(Client):
         self._take(broadcast)
         if options.detector == "restart" and self.detector_learns:
             start_detector(self.network, self.secret, fixed=False)
-            self.optimizers["detector"] = adamw(self.network.detector, view.training)
+            self.optimizers["detector"] = self._adamw("detector")
         share = rate(round_number, view.rounds, view.training.decay_after)
         for optimizer in self.optimizers.values():
             set_share(optimizer, view.training, share)
@@ -123,6 +123,10 @@ class PPIDSGLandmarksClient(Client):
         weights = self.network.state_dict()
         shared = {name: weights[name].clone().cpu() for name in chosen_tensors(self.network, ("generator",))}
         return Update(shared, figures, self.learner.examples)
+
+    def _adamw(self, name: str) -> torch.optim.AdamW:
+        anew = name == "detector" and self.options.detector == "restart"
+        return adamw(self.networks[name], self.view.training, restarts="" if anew else None)
 
     def _step(self, batch: Batch) -> dict[str, float]:
         options, network, criterion = self.options, self.network, self.learner.criterion
@@ -163,6 +167,8 @@ class PPIDSGLandmarksClient(Client):
         self._take(broadcast)
         self.network.generator.requires_grad_(False)
         if self.detector_learns:
+            # A newcomer's detector learns in one go.
+            optimizer = adamw(self.network.detector, view.training)
             for number in range(view.rounds):
                 train_locally(
                     self.learner,
@@ -171,7 +177,7 @@ class PPIDSGLandmarksClient(Client):
                     view.seed,
                     view.number,
                     number,
-                    self.optimizers["detector"],
+                    optimizer,
                 )
 
     def network_with(self, broadcast: Tensors) -> nn.Module:

@@ -8,13 +8,15 @@ sampling; rounds compose (RDP of Mironov 2017, by Opacus). It holds against whoe
 server included: what a client keeps between rounds depends on its examples and on what was sent before, nothing else.
 
 Not covered: how many examples a client has, and whatever else it tells, such as scores. Chance comes from the client's
-secret through a generator that is not cryptographic, in floating point; the same secret in a second run is the same
-noise again, which one message taken from the other would remove.
+secret and from what it hides (:func:`secret_for`), so that a run repeats bit for bit, and two messages have the same
+noise only where they are the same message; it goes through a generator that is not cryptographic, in floating point.
+Runs on the same examples add up: no accountant here counts more than one.
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import math
 
 import numpy as np
@@ -44,12 +46,35 @@ def private_rng(secret: Secret, purpose: str) -> np.random.Generator:
     return np.random.default_rng(secret.stream(purpose.encode()).take(32).view("<u4").tolist())
 
 
+def secret_for(secret: Secret, purpose: str, *hidden: Tensors) -> Secret:
+    """A secret for the chance of one message: noise that two messages shared would cancel in their difference.
+
+    As deterministic signatures draw their nonces (RFC 6979): from a key and from what is signed. The same values give
+    the same message again, which says nothing new; any other broadcast, example, setting or memory has chance of its
+    own.
+
+    Args:
+        secret: The client's own.
+        purpose: What it is for.
+        hidden: All that chance is to hide, or all that determines it.
+    """
+    digest = hashlib.sha256(purpose.encode())
+    for tensors in hidden:
+        for name in sorted(tensors):
+            value = tensors[name].detach().cpu().contiguous()
+            digest.update(f"|{name}|{value.dtype}|{tuple(value.shape)}|".encode())
+            digest.update(value.view(-1).view(torch.uint8).numpy().tobytes())
+    return secret.derive(b"message|" + digest.digest())
+
+
 def gaussian(rng: np.random.Generator, like: Tensor) -> Tensor:
     """Standard normal numbers of the shape and type of a tensor."""
     return torch.from_numpy(rng.standard_normal(tuple(like.shape), dtype=np.float32)).to(like.dtype)
 
 
-def released(broadcast: Tensors, trained: Tensors, clip: float, deviation: float, rng: np.random.Generator) -> Tensors:
+def released(
+    broadcast: Tensors, trained: Tensors, clip: float, deviation: float, secret: Secret, purpose: str
+) -> Tensors:
     """The broadcast, moved by a bounded movement with noise.
 
     Args:
@@ -57,8 +82,10 @@ def released(broadcast: Tensors, trained: Tensors, clip: float, deviation: float
         trained: What it ended with, the same names.
         clip: Largest norm of the movement, over all tensors together.
         deviation: Standard deviation of the noise on every number; 0 for none.
-        rng: Of the noise.
+        secret: The client's own.
+        purpose: Of the noise; it names the round.
     """
+    rng = private_rng(secret_for(secret, f"{purpose}|{clip}|{deviation}", broadcast, trained), "noise")
     movement = bounded({name: value - broadcast[name] for name, value in trained.items()}, clip)
     sent = {name: broadcast[name] + value for name, value in movement.items()}
     return {name: value + deviation * gaussian(rng, value) for name, value in sent.items()} if deviation else sent
