@@ -237,6 +237,29 @@ def leakage(found: dict[str, Any]) -> tuple[float, str]:
     return max(leaks)
 
 
+def kinds(found: dict[str, Any]) -> dict[str, str]:
+    """What a report says of each attack on a cell, by attack."""
+    names = dict.fromkeys(line["attack"] for line in found["findings"])
+    lines = [AuditFinding.model_validate(line) for line in found["findings"]]
+    return {name: verdict([line for line in lines if line.attack == name]).kind for name in names}
+
+
+def blind(found: dict[str, Any]) -> list[str]:
+    """The attacks on a cell that would tell something of a picture, and are not shown to work."""
+    return [name for name, kind in kinds(found).items() if kind == "not shown to work" and name not in NO_LEAK]
+
+
+def leak_words(found: dict[str, Any]) -> str:
+    """The largest leak of a cell for a table; where none was found, how many attacks could not have found it."""
+    if not found["findings"]:
+        return "nothing travels"
+    share, attack = leakage(found)
+    if share:
+        return f"{share:.0f} %, {attack}"
+    asked = [name for name, kind in kinds(found).items() if kind != "nothing to attack" and name not in NO_LEAK]
+    return f"{attack}; {len(blind(found))} of {len(asked)} attacks not shown to work" if blind(found) else attack
+
+
 def tables(cells: list[Cell], results: Path) -> tuple[list[str], list[dict[str, Any]]]:
     """Markdown tables of the finished cells: each attack's first figure in the real setting, with chance in brackets.
 
@@ -271,9 +294,7 @@ def tables(cells: list[Cell], results: Path) -> tuple[list[str], list[dict[str, 
                 # Where what travels does not allow the usual question, another is asked.
                 usual = line["metric"] == metrics[name]
                 values.append(said if usual else f"{said}, {line['metric'].partition(' by ')[2] or line['metric']}")
-            share, attack = leakage(cell)
-            leak = f"{share:.0f} %, {attack}" if share else attack
-            lines.append([cell["name"], str(cell["seed"]), f"{cell['score']:.1f}", *values, leak])
+            lines.append([cell["name"], str(cell["seed"]), f"{cell['score']:.1f}", *values, leak_words(cell)])
         made.append(f"{data}\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines))
     return made, found
 
@@ -290,18 +311,14 @@ def verdicts(found: list[dict[str, Any]]) -> list[str]:
         order = list(dict.fromkeys(line["attack"] for cell in chosen for line in cell["findings"]))
         lines = [["attack", *(f"{cell['name']}, seed {cell['seed']}" for cell in chosen)], ["---"] * (len(chosen) + 1)]
         for name in order:
-            words = []
-            for cell in chosen:
-                asked = [AuditFinding.model_validate(line) for line in cell["findings"] if line["attack"] == name]
-                kind = verdict(asked).kind if asked else "-"
-                words.append(f"**{kind}**" if kind == "leaks" else kind)
-            lines.append([name, *words])
+            said = [kinds(cell).get(name, "-") for cell in chosen]
+            lines.append([name, *(f"**{kind}**" if kind == "leaks" else kind for kind in said)])
         made.append(f"{data}, verdicts\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines))
     return made
 
 
 def plot(found: list[dict[str, Any]], path: Path, words: str) -> None:
-    """Score against leakage, one point a method.
+    """Score against leakage, one point a method; hollow where attacks that found nothing are not shown to work.
 
     Args:
         found: Finished cells that are scored alike.
@@ -319,7 +336,12 @@ def plot(found: list[dict[str, Any]], path: Path, words: str) -> None:
         if not chosen:
             continue
         points = [(cell["score"], leakage(cell)[0]) for cell in chosen]
-        axes.scatter(*zip(*points, strict=True), marker=marker, label=data)
+        hollow = [share == 0 and bool(blind(cell)) for cell, (_, share) in zip(chosen, points, strict=True)]
+        colour = axes.scatter(*zip(*points, strict=True), marker=marker, label=data).get_facecolor()[0]
+        unclear = [point for point, empty in zip(points, hollow, strict=True) if empty]
+        if unclear:
+            words_of = "hollow: nothing found, but some attacks are not shown to work"
+            axes.scatter(*zip(*unclear, strict=True), marker=marker, color="white", edgecolor=colour, label=words_of)
         for place, (cell, (x, y)) in enumerate(sorted(zip(chosen, points, strict=True), key=lambda pair: pair[1]), 1):
             above = 9 * sum(near(point, (x, y)) for point in drawn)
             axes.annotate(str(place), (x, y), (0, above + 6), ha="center", textcoords="offset points", fontsize=8)

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from audit import RESULTS as AUDITS
-from audit import leakage
+from audit import leak_words
 from veilmark.federation.config import FederationConfig, federation_from
 from veilmark.federation.finished import open_finished
 from veilmark.federation.runs import run_federation
@@ -242,10 +242,7 @@ def leak_of(name: str, audits: Path) -> str:
     if not path.exists():
         return ""
     found = json.loads(path.read_text(encoding="utf-8"))
-    if not found["findings"]:
-        return "nothing travels"
-    share, attack = leakage(found)
-    return f"{share:.0f} %, {attack}" if share else attack
+    return leak_words(found)
 
 
 def tables(cells: list[Cell], results: Path, audits: Path = AUDITS) -> list[str]:

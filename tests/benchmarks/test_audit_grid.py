@@ -12,7 +12,8 @@ with pytest.MonkeyPatch.context() as patch:
 
 
 def finding(attack, value, low, chance=50.0, control=90.0, rung=grid.REAL, metric="found", noise=None):
-    line = {"attack": attack, "metric": metric, "unit": "%", "rung": rung, "value": value, "low": low}
+    line = {"threat_model": "the server", "method": "m", "dataset": "d", "seed": 0, "n": 9, "high": 100.0}
+    line |= {"attack": attack, "metric": metric, "unit": "%", "rung": rung, "value": value, "low": low}
     return line | {"chance": chance, "positive_control": control, "negative_control": noise}
 
 
@@ -62,7 +63,7 @@ def test_tables_and_pictures_of_finished_cells(tmp_path):
         assert grid.SCORES[name] in head
         assert "owner, %" in head
         assert "(50.0)" in none
-        assert "none found" in local
+        assert "nothing travels" in local
     for words in set(grid.SCORES.values()):
         alike = [cell for cell in finished if grid.SCORES[cell["data"]] == words]
         grid.plot(alike, tmp_path / "leaks.png", words)
@@ -94,8 +95,7 @@ def test_a_cell_that_lacks_a_later_attack_is_extended(tmp_path, monkeypatch):
 
 
 def test_verdicts_are_those_of_a_report():
-    whole = {"threat_model": "the server", "method": "m", "dataset": "d", "seed": 0, "n": 9, "high": 99.0}
-    seen = whole | finding("owner", 70, 60)
+    seen = finding("owner", 70, 60)
     cells = [
         {"data": "ytf68", "name": "none", "seed": 0, "findings": [seen]},
         {"data": "ytf68", "name": "keyed", "seed": 0, "findings": [seen | {"low": 40.0}]},
@@ -108,3 +108,20 @@ def test_verdicts_are_those_of_a_report():
     assert head == "| attack | none, seed 0 | keyed, seed 0 | blind, seed 0 | other, seed 1 |"
     assert owner == "| owner | **leaks** | not found | not shown to work | - |"
     assert faces == "| faces | - | - | - | **leaks** |"
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ([], "nothing travels"),
+        ([finding("owner", 70, 60)], "50 %, owner"),
+        ([finding("owner", 70, 40)], "none found"),
+        ([finding("owner", 70, 40, control=50.0)], "none found; 1 of 1 attacks not shown to work"),
+        (
+            [finding("owner", 70, 40, control=50.0), finding("faces", 70, 40), finding("linking of messages", 70, 40)],
+            "none found; 1 of 2 attacks not shown to work",
+        ),
+    ],
+)
+def test_none_found_says_how_many_attacks_could_not_have_found_it(lines, words):
+    assert grid.leak_words({"findings": lines}) == words

@@ -234,6 +234,15 @@ def test_in_a_folder_people_have_folders(tmp_path):
     assert sorted(map(len, owners)) == [2, 2]
 
 
+def test_a_sheet_shows_nobody_who_is_real():
+    made = owned_faces._rendered(tiny(), 0, 2)
+    drawn = LandmarksTask(tiny(), made)
+    assert torch.equal(drawn.shown(3), drawn.test_inputs[:3])
+    real = LandmarksTask(tiny(layout="ytf68"), made)
+    assert real.shown(3).shape == (3, 3, 128, 128)
+    assert not any(torch.equal(face, scored) for face in real.shown(3) for scored in real.test_inputs)
+
+
 def test_too_few_people_are_refused_before_a_picture_is_read(tmp_path, monkeypatch):
     write_dataset(tmp_path, "train", people=4, frames=1, size=96)
     write_dataset(tmp_path, "report", people=2, frames=1, first_person=280, size=96)

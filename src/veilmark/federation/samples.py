@@ -1,4 +1,4 @@
-"""A sheet of public test pictures beside what a method makes of them."""
+"""A sheet of pictures that anybody may see beside what a method makes of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ENLARGED = 3
 
 
 def write_samples(side: ClientSide, broadcast: Tensors, round_number: int, path: Path) -> list[str]:
-    """Writes a sheet: a row of public test pictures, and a row for each view that the first client has of them.
+    """Writes a sheet: a row of pictures that anybody may see, and one for each view that the first client has of them.
 
     Args:
         side: The clients.
@@ -30,7 +30,7 @@ def write_samples(side: ClientSide, broadcast: Tensors, round_number: int, path:
     Returns:
         What the rows show; a method that shows pictures as they are has one row.
     """
-    inputs = side.task.test_inputs[:SHOWN]
+    inputs = side.task.shown(SHOWN)
     views = {"x": inputs} | side.built(0, round_number).views(broadcast, inputs)
     write_sheet(path, list(views.values()))
     return list(views)

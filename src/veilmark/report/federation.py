@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 from rich.table import Table
 
+from veilmark.federation.tasks.loading import TASKS
 from veilmark.report import FederationRound, FederationSummary
 from veilmark.report.audit import BUNDLED, AuditSummary, Verdict, read_audit
 from veilmark.report.federation_plots import SCORES, plot_cost, plot_losses, plot_partition, plot_score
@@ -121,6 +122,7 @@ def write_federation_report(run: Path) -> Path:
         words=words,
         charts=charts,
         samples=(run / "samples.png").exists(),
+        shown_words=TASKS[summary.task].shown_words,
         config=read_text(run / "config.yaml") if (run / "config.yaml").exists() else None,
     )
 

@@ -20,7 +20,15 @@ from veilmark.faces.cache import FaceCache
 from veilmark.faces.crop import MARGIN, REFERENCE_SIZE
 from veilmark.faces.datasets import Face
 from veilmark.faces.degrade import shrink
-from veilmark.federation.tasks.owned_faces import ROOM, Frame, LandmarksConfig, as_data, load_people
+from veilmark.federation.tasks.owned_faces import (
+    ROOM,
+    SYNTHETIC,
+    Frame,
+    LandmarksConfig,
+    as_data,
+    load_people,
+    rendered_faces,
+)
 from veilmark.federation.tasks.task import Data, Learner, Task
 from veilmark.landmarks.metrics import psnr
 from veilmark.landmarks.nme import face_nme
@@ -163,6 +171,7 @@ class LandmarksTask(Task):
     score_name = "nme"
     score_words = f"NME at {SIZES[0]} px, %"
     less_is_better = True
+    shown_words = "The faces are rendered, of nobody."
 
     def __init__(self, config: LandmarksConfig, test: Sequence[Frame]) -> None:
         self.config, self.people = config, [frame.person for frame in test]
@@ -174,6 +183,12 @@ class LandmarksTask(Task):
             side = config.network.size
             edge = (test[0].picture.shape[0] - side) / 2
             self.points = np.stack([(frame.points - edge) / side for frame in test]).astype(np.float64)
+
+    def shown(self, count: int) -> Tensor:
+        """Rendered faces: whoever is scored may be a patient, and a page goes to other people."""
+        if self.config.layout == SYNTHETIC and len(self.test_inputs):
+            return super().shown(count)
+        return rendered_faces(count)
 
     def description(self) -> dict[str, Any]:
         """DHLN's config."""

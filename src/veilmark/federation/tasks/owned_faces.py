@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+from torch import Tensor
 
-from veilmark.faces.crop import MARGIN, Crop
+from veilmark.faces.crop import MARGIN, REFERENCE_SIZE, Crop
 from veilmark.faces.datasets import LAYOUTS, Face, load_faces
 from veilmark.faces.images import ImageError, read_image
 from veilmark.faces.synthetic import draw_identity, render_face
@@ -291,6 +292,13 @@ def _decoded(config: LandmarksConfig, faces: Sequence[Face], scored: bool) -> tu
         except ImageError as error:
             skipped[str(face.path)] = str(error)
     return frames, skipped
+
+
+def rendered_faces(count: int) -> Tensor:
+    """Crops ``(count, 3, 128, 128)`` uint8 of synthetic people whom nobody owns."""
+    frames = [_drawn(REFERENCE_SIZE, 1, _ASIDE + number)[0] for number in range(count)]
+    crops = np.stack([frame.crop for frame in frames if frame.crop is not None])
+    return torch.from_numpy(crops).permute(0, 3, 1, 2).contiguous()
 
 
 def _rendered(config: LandmarksConfig, first: int, people: int) -> list[Frame]:

@@ -87,6 +87,11 @@ class Task(ABC):
     less_is_better: ClassVar[bool] = False
     test_inputs: Tensor
     """Public test inputs ``(n, c, s, s)`` uint8, untouched."""
+    shown_words: ClassVar[str] = "The pictures are public test pictures."
+
+    def shown(self, count: int) -> Tensor:
+        """Inputs that any page may show, at most so many: of those that are scored by default."""
+        return self.test_inputs[:count]
 
     @abstractmethod
     def description(self) -> dict[str, Any]:
