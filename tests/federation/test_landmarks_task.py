@@ -182,6 +182,51 @@ def test_reading_a_folder(tmp_path):
         load_landmarks(tiny(layout="ytf68", test="again"), tmp_path, 2, 0)
 
 
+def test_faces_without_labels_are_cropped_by_a_finder_and_need_no_landmarks(tmp_path, monkeypatch):
+    """An owner without labels has pictures, and nothing that an annotation could have told."""
+    monkeypatch.chdir(tmp_path)
+    data = tmp_path / "data"
+    table = write_dataset(data, "train", people=4, frames=2, unlabelled=1, size=96)
+    write_dataset(data, "report", people=2, frames=1, first_person=280, size=96)
+
+    def load(**changes):
+        config = tiny(layout="ytf68", labelled=0.5, **changes)
+        _, owners, partition, skipped = load_landmarks(config, data, 2, 0)
+        assert not skipped
+        (seeing,) = owned_faces.labelled_clients(config, 2, 0)
+        return owners[1 - seeing], owners[seeing], partition["counts"][1 - seeing]
+
+    blind, seeing, counts = load()
+    assert counts == [2, 6, 0]
+    assert bool(blind.targets.isnan().all())
+    assert len(seeing) == 4
+    assert not bool(seeing.targets.isnan().any())
+    annotated, same, _ = load(boxes="annotated")
+    assert len(annotated) == 4
+    assert torch.equal(same.inputs, seeing.inputs)
+    # The scorer of an audit knows where landmarks are, of the same crops.
+    _, owners, _, _ = load_landmarks(tiny(layout="ytf68", labelled=0.5), data, 2, 0, truth=True)
+    known = next(owner for owner in owners if len(owner) == 6)
+    assert torch.equal(known.inputs, blind.inputs)
+    assert int(known.targets.isnan().flatten(1).any(dim=1).sum()) == 2
+    assert len(owned_faces.with_landmarks(known)) == 4
+    head, *rows = table.read_text().splitlines()
+    moved = [[name, *(f"{float(value) + 9:.2f}" for value in values)] for name, *values in (r.split(",") for r in rows)]
+    table.write_text("\n".join([head, *(",".join(row) for row in moved)]) + "\n")
+    again, other, _ = load()
+    assert torch.equal(again.inputs, blind.inputs)
+    assert not torch.equal(other.inputs, seeing.inputs)
+
+
+def test_a_client_in_whose_pictures_no_face_is_found_is_refused_with_the_remedy(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_dataset(tmp_path, "train", people=4, frames=2, size=96)
+    write_dataset(tmp_path, "report", people=2, frames=1, first_person=280, size=96)
+    monkeypatch.setattr(owned_faces, "find_boxes", lambda faces, *_: [None] * len(faces))
+    with pytest.raises(ConfigError, match=r"sees a face of 0 of its 2 people; .*data\.boxes=annotated"):
+        load_landmarks(tiny(layout="ytf68", labelled=0.5), tmp_path, 2, 0)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

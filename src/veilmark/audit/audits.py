@@ -42,7 +42,7 @@ from veilmark.federation.samples import SHOWN, write_sheet
 from veilmark.federation.tasks.classify import load_classify, without_owner
 from veilmark.federation.tasks.landmarks import load_landmarks
 from veilmark.federation.tasks.loading import TASKS
-from veilmark.federation.tasks.owned_faces import load_aside, load_strangers
+from veilmark.federation.tasks.owned_faces import load_aside, load_strangers, with_landmarks
 from veilmark.federation.tasks.task import Data
 from veilmark.federation.transcript import CHAIN, TranscriptError
 from veilmark.ppidsg.client_training import to_bytes
@@ -253,9 +253,9 @@ def _truth(record: Record, run: Path, data: Path | None, secrets: Path | None) -
     config = record.config
     if isinstance(config, LandmarksFederation):
         # Of owners without labels the scorer knows where landmarks are, all the same.
-        labelled = config.data.model_copy(update={"labelled": 1.0})
-        _, owners, _, _ = load_landmarks(labelled, data, config.clients, config.seed)
-        check_owners(run, owners, data)
+        _, everything, _, _ = load_landmarks(config.data, data, config.clients, config.seed, truth=True)
+        check_owners(run, everything, data)
+        owners = [with_landmarks(owned) for owned in everything]
         public = load_aside(config.data, data)
         if (people := len(set(people_of(public)))) < _PEOPLE:
             raise ConfigError(

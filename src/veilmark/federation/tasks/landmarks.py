@@ -26,6 +26,7 @@ from veilmark.federation.tasks.owned_faces import (
     Frame,
     LandmarksConfig,
     as_data,
+    labelled_clients,
     load_people,
     rendered_faces,
 )
@@ -263,7 +264,7 @@ class LandmarksTask(Task):
 
 
 def load_landmarks(
-    config: LandmarksConfig, data: Path | None, clients: int, seed: int
+    config: LandmarksConfig, data: Path | None, clients: int, seed: int, truth: bool = False
 ) -> tuple[LandmarksTask, list[Data], dict[str, Any], dict[str, str]]:
     """The task and its owners' faces.
 
@@ -272,6 +273,8 @@ def load_landmarks(
         data: Folder of the set; None for synthetic faces.
         clients: How many owners.
         seed: Of the partition.
+        truth: Whether owners without labels come with the landmarks of their faces, as far as anybody knows them: for
+            the scorer of an audit.
 
     Returns:
         The task, the owners' faces, what ``summary.json`` says of the partition, and what could not be read.
@@ -281,9 +284,8 @@ def load_landmarks(
         DataError: If files are missing or damaged.
     """
     parts, test, skipped = load_people(config, data, clients, seed)
-    count = max(1, round(config.labelled * clients))
-    having = set(rng_for(seed, 62).permutation(clients)[:count].tolist())
-    owners = [as_data(part, number in having) for number, part in enumerate(parts)]
+    having = labelled_clients(config, clients, seed)
+    owners = [as_data(part, truth or number in having) for number, part in enumerate(parts)]
     counts = [
         [len({frame.person for frame in part}), len(part), len(part) if number in having else 0]
         for number, part in enumerate(parts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -20,11 +20,14 @@ from veilmark.faces.images import ImageError, read_image
 from veilmark.faces.synthetic import draw_identity, render_face
 from veilmark.federation.tasks.task import Data
 from veilmark.landmarks.conversion import conversion
+from veilmark.landmarks.schemes import get_scheme
 from veilmark.run.errors import ConfigError
+from veilmark.run.progress import say
 from veilmark.run.seeds import rng_for
 from veilmark.sht.losses import Weights
 from veilmark.sht.samples import SampleConfig
 from veilmark.sht.training_sets import NetworkConfig
+from veilmark.sht.unlabelled import UnlabelledConfig, find_boxes
 
 ROOM = 1.5
 """Side of what a client keeps of a picture over the side of the crop: room for augmented crops."""
@@ -44,6 +47,9 @@ _ASKED = 24
 
 _RENDERED = "ibug68"
 """Scheme of rendered faces."""
+
+_FOUND = Path(".cache/veilmark")
+"""Where found boxes are kept, as those of ``veilmark train``: they depend on the pictures alone, and take long."""
 
 _PICTURE = 160
 """Side of a rendered picture in pixels; the face is about 45 % of it."""
@@ -76,6 +82,9 @@ class LandmarksConfig(BaseModel):
         unlabelled: What a client without labels trains. ``generator``: the stream that hallucinates, or G. ``all``: the
             detector too, though nothing tells it where landmarks are: what little reaches it from the face's loss,
             AdamW makes as large as any other step, and an average with those who have labels suffers.
+        boxes: Where the crops of clients without labels come from. ``found``: from a face finder, which sees no
+            annotation; pictures without a found face are left out, and pictures without landmarks take part. Faces
+            that are rendered are never searched for. ``annotated``: from the landmarks, as those of the others.
         frames: Frames of a synthetic person.
         test_people: Synthetic people whom no client has.
         network: DHLN's config; what is left out is that of ``SMALL``. Faces are hallucinated at its size.
@@ -93,6 +102,7 @@ class LandmarksConfig(BaseModel):
     alpha: float | None = Field(None, gt=0)
     labelled: float = Field(1.0, gt=0, le=1)
     unlabelled: Literal["generator", "all"] = "generator"
+    boxes: Literal["found", "annotated"] = "found"
     frames: int = Field(12, ge=2)
     test_people: int = Field(12, ge=1)
     network: NetworkConfig = SMALL
@@ -123,7 +133,7 @@ class Frame:
         name: Of the frame.
         person: Who it is.
         picture: ``(p, p, 3)`` uint8, ``p = ROOM x network.size``: the crop contract's square with more margin.
-        points: ``(k, 2)`` landmarks in pixels of ``picture``.
+        points: ``(k, 2)`` landmarks in pixels of ``picture``; NaN where nobody knows them.
         crop: ``(128, 128, 3)`` uint8, the crop that is scored; of test faces, and of all that are rendered.
     """
 
@@ -135,6 +145,12 @@ class Frame:
 
 
 Owned = TypeVar("Owned", Face, Frame)
+
+
+def labelled_clients(config: LandmarksConfig, clients: int, seed: int) -> set[int]:
+    """Numbers of the clients that have labels: ``config.labelled`` of them, one at least, drawn by the seed."""
+    count = max(1, round(config.labelled * clients))
+    return set(rng_for(seed, 62).permutation(clients)[:count].tolist())
 
 
 def load_people(
@@ -152,7 +168,8 @@ def load_people(
         The owners' frames, the scored people's, and why other pictures could not be read.
 
     Raises:
-        ConfigError: If the layout names no people, there are too few of them, or schemes differ.
+        ConfigError: If the layout names no people, there are too few of them, too few with a found face, or schemes
+            differ.
         DataError: If files are missing or damaged.
     """
     if (config.partition == "dirichlet") != (config.alpha is not None):
@@ -171,7 +188,7 @@ def load_people(
     if data is None:
         raise ConfigError(f"layout {config.layout} is read from a folder: give it with --data")
     # Who is there is known from names: what does not fit is said before a picture is read.
-    train, others = (_listed(config, data, split) for split in (config.train, config.test))
+    (train, unlabelled), (others, _) = (_listed(config, data, split) for split in (config.train, config.test))
     if shared := {face.person for face in train} & {face.person for face in others}:
         raise ConfigError(
             f"{min(map(str, shared))} is in {config.train!r} and in {config.test!r}; clients are scored on others"
@@ -179,7 +196,19 @@ def load_people(
     deal(config, train, clients, seed)
     frames, skipped = _decoded(config, train, scored=False)
     test, also = _decoded(config, others, scored=True)
-    return deal(config, frames, clients, seed), test, skipped | also
+    parts = deal(config, frames, clients, seed)
+    having = labelled_clients(config, clients, seed)
+    if config.boxes == "found" and len(having) < clients:
+        for number in sorted(set(range(clients)) - having):
+            parts[number], unread = _found(config, number, parts[number], [*train, *unlabelled])
+            skipped |= unread
+    return parts, test, skipped | also
+
+
+def with_landmarks(data: Data) -> Data:
+    """The examples whose landmarks are known."""
+    rows = (~data.targets.isnan().flatten(1).any(dim=1)).nonzero().flatten()
+    return Data(data.inputs[rows], data.targets[rows], tuple(data.names[int(row)] for row in rows))
 
 
 def load_aside(config: LandmarksConfig, data: Path | None) -> Data:
@@ -203,7 +232,7 @@ def load_strangers(config: LandmarksConfig, data: Path | None) -> Data:
     if config.layout == SYNTHETIC or data is None:
         frames = _rendered(config, _OTHERS, max(_ASKED, config.test_people))
     else:
-        frames, _ = _decoded(config, _listed(config, data, config.test), scored=True)
+        frames, _ = _decoded(config, _listed(config, data, config.test)[0], scored=True)
     return as_data(frames, True)
 
 
@@ -232,7 +261,7 @@ def load_newcomers(config: LandmarksConfig, data: Path | None, count: int, faces
 def _aside(config: LandmarksConfig, data: Path | None, people: int) -> list[Frame]:
     if config.layout == SYNTHETIC or data is None:
         return _rendered(config, _ASIDE, people)
-    faces = _listed(config, data, config.aside)
+    faces, _ = _listed(config, data, config.aside)
     for split in (config.train, config.test):
         if shared := {str(face.person) for face in faces} & set(load_faces(config.layout, data, split).people):
             raise ConfigError(
@@ -250,7 +279,7 @@ def as_data(frames: Sequence[Frame], labelled: bool) -> Data:
         labelled: Whether they keep their landmarks.
 
     Returns:
-        Inputs ``(n, 3, p, p)`` uint8; targets ``(n, k, 2)`` float32 in pixels of them, NaN without labels.
+        Inputs ``(n, 3, p, p)`` uint8; targets ``(n, k, 2)`` float32 in pixels of them, NaN without landmarks.
     """
     inputs = torch.from_numpy(np.stack([frame.picture for frame in frames])).permute(0, 3, 1, 2).contiguous()
     targets = torch.from_numpy(np.stack([frame.points for frame in frames]).astype(np.float32))
@@ -259,17 +288,60 @@ def as_data(frames: Sequence[Frame], labelled: bool) -> Data:
     return Data(inputs, targets, tuple(f"{frame.person}/{frame.name}".encode() for frame in frames))
 
 
-def _frame(face: Face, picture: NDArray[np.uint8], size: int, scored: bool) -> Frame:
+def _frame(
+    face: Face, picture: NDArray[np.uint8], size: int, scored: bool, box: NDArray[np.float64] | None = None
+) -> Frame:
+    """What an owner keeps of a face; around its own box unless another is given."""
     assert face.points is not None
     assert face.person is not None
-    wide = Crop.from_box(face.box, MARGIN * ROOM, round(ROOM * size))
+    around = face.box if box is None else box
+    wide = Crop.from_box(around, MARGIN * ROOM, round(ROOM * size))
     points = wide.to_crop(face.points).astype(np.float32)
-    crop = Crop.from_box(face.box).sample(picture) if scored else None
+    crop = Crop.from_box(around).sample(picture) if scored else None
     return Frame(face.name, face.person, wide.sample(picture), points, crop)
 
 
-def _listed(config: LandmarksConfig, data: Path, split: str) -> list[Face]:
-    """The faces of a split that have landmarks, all with a person, in the network's scheme."""
+def _found(
+    config: LandmarksConfig, number: int, part: Sequence[Frame], faces: Sequence[Face]
+) -> tuple[list[Frame], dict[str, str]]:
+    """All pictures of a client's people in which a finder sees a face, around its box.
+
+    Args:
+        config: Size and scheme.
+        number: The client's.
+        part: Its people's frames with landmarks.
+        faces: Everybody's faces, with landmarks and without.
+
+    Returns:
+        The frames, without landmarks where nobody knows them, and why other pictures could not be read.
+
+    Raises:
+        ConfigError: If a face is found of fewer than two people.
+    """
+    people = {frame.person for frame in part}
+    asked = sorted((face for face in faces if face.person in people), key=lambda face: (str(face.person), face.name))
+    frames, skipped = [], {}
+    nowhere = np.full((len(get_scheme(config.network.scheme)), 2), np.nan)
+    for face, box in zip(asked, find_boxes(asked, UnlabelledConfig(), _FOUND), strict=True):
+        try:
+            picture = read_image(face.path)
+        except ImageError as error:
+            skipped[str(face.path)] = str(error)
+            continue
+        if box is not None:
+            known = face if face.points is not None else replace(face, points=nowhere)
+            frames.append(_frame(known, picture, config.network.size, scored=False, box=np.asarray(box)))
+    if (seen := len({frame.person for frame in frames})) < 2:
+        raise ConfigError(
+            f"client {number} has no labels, and the finder sees a face of {seen} of its {len(people)} people; give "
+            "pictures in which faces are larger, or take their boxes from the landmarks: --set data.boxes=annotated"
+        )
+    say(f"client {number} has no labels: a face found in {len(frames)} of {len(asked)} pictures")
+    return frames, skipped
+
+
+def _listed(config: LandmarksConfig, data: Path, split: str) -> tuple[list[Face], list[Face]]:
+    """The faces of a split that have landmarks, all with a person, in the network's scheme; and those without any."""
     found = load_faces(config.layout, data, split)
     if not found.people:
         raise ConfigError(f"split {split!r} in {data} has no face with landmarks and a name; clients need both")
@@ -280,7 +352,7 @@ def _listed(config: LandmarksConfig, data: Path, split: str) -> list[Face]:
         )
     if unknown := [face.name for face in found.labelled if face.person is None]:
         raise ConfigError(f"{unknown[0]} in {data}: the layout does not say who that is, and clients own people")
-    return found.in_scheme(config.network.scheme).labelled
+    return found.in_scheme(config.network.scheme).labelled, found.unlabelled
 
 
 def _decoded(config: LandmarksConfig, faces: Sequence[Face], scored: bool) -> tuple[list[Frame], dict[str, str]]:
