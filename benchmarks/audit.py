@@ -107,7 +107,15 @@ DETECTORS: dict[str, dict[str, Any]] = {
     "keyed, thin, own start": {**THIN, "options.keyed.start": "own"},
     "keyed, thin, half precision": {**THIN, "options.keyed.precision": "half"},
     "ppidsg": {"method": "ppidsg-landmarks"},
-    "dpsgd": {"method": "dpsgd"},
+    "dpsgd": {"method": "dpsgd", "options.dpsgd.noise": 1.0},
+    "dpsgd, fitted noise": {"method": "dpsgd"},
+    "keyed": {"method": "keyed"},
+    "keyed, thin, two hourglasses": {**THIN, "options.keyed.blocks": 2, "options.keyed.precision": "half"},
+    "hallucinator, all but heads": {
+        "method": "hallucinator",
+        "options.hallucinator.share": ["structure", "detail", "paint", "finish", "guide", "inform", "again"],
+        "options.hallucinator.precision": "half",
+    },
 }
 """The same of landmark detectors: docs/private-landmarks.md."""
 
