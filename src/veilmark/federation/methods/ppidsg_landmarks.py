@@ -4,9 +4,10 @@ A local detector (structure stream: the extractor; heatmap heads: the classifier
 of G is the loss of landmarks. Only G travels. Block permutation is the step of the cipher that moves places, and
 landmarks are places: ``without: [permute]`` leaves it out.
 
-What differs from the paper (Ma, Yao and Xu 2024, arXiv 2312.10380), beside the task: the extractor learns from the loss
-of landmarks with its heads, not from reconstruction, and starts anew with them, where the paper's classifier does alone;
-G is made of DHLN's blocks and begins as the enlarged face; there is no pool of images; all learn by AdamW at one rate.
+What differs from the paper (Ma, Yao and Xu 2024, arXiv 2312.10380), beside the task: the extractor learns from the
+loss of landmarks with its heads, not from reconstruction, and starts anew with them, where the paper's classifier does
+alone; G is made of DHLN's blocks and begins as the enlarged face; there is no pool of images; all learn by AdamW at one
+rate.
 """
 
 from __future__ import annotations
