@@ -196,9 +196,15 @@ def test_verdicts(changes, kind):
     assert "private" not in said.words.lower()
 
 
-@pytest.mark.parametrize(("low", "kind"), [(45.0, "not shown to work"), (55.0, "not found")])
-def test_a_control_that_may_be_chance_shows_nothing(low, kind):
-    found = [finding("easy", 60.0, low, 75.0, positive=60.0), finding(value=51.0, low=45.0, high=56.0, positive=60.0)]
+@pytest.mark.parametrize(
+    ("low", "noise", "kind"),
+    [(45.0, 50.0, "not shown to work"), (55.0, 50.0, "not found"), (55.0, 56.0, "not shown to work")],
+)
+def test_a_control_that_may_be_chance_or_noise_shows_nothing(low, noise, kind):
+    found = [
+        finding("easy", 60.0, low, 75.0, positive=60.0, negative=noise),
+        finding(value=51.0, low=45.0, high=56.0, positive=60.0, negative=noise),
+    ]
     assert verdict(found).kind == kind
 
 

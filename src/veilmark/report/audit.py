@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,8 +105,8 @@ def verdict(findings: Sequence[AuditFinding]) -> Verdict:
     works = control is not None and control > easy.chance
     alike = [found for found in findings if found.metric == easy.metric and found.rung != REAL]
     if rung := next((found for found in alike if found.value == control), None):
-        # A rung is the control: it must succeed beyond its interval.
-        works = rung.low > rung.chance
+        # A rung is the control: it must succeed beyond its interval, and do what noise does not.
+        works = rung.low > max(rung.chance, -math.inf if rung.negative_control is None else rung.negative_control)
     # Noise that does as well as the real thing: the measure, not the update, makes the figure.
     sound = real is not None and (real.negative_control is None or real.low > real.negative_control)
     if real is None:
