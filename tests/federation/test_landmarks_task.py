@@ -323,7 +323,7 @@ def test_the_config_follows_the_task():
     assert isinstance(made, LandmarksFederation)
     assert made.data.network.size == 32
     assert federation_from(json.loads(made.model_dump_json()), "again") == made
-    with pytest.raises(ConfigError, match=r"unknown key 'data\.eyes'; allowed here: alpha, aside, frames"):
+    with pytest.raises(ConfigError, match=r"unknown key 'data\.eyes'; allowed here: alpha, aside, boxes, frames"):
         federation_from({"task": "landmarks", "data": {"eyes": 2}}, "here")
     with pytest.raises(ConfigError, match=r"method etc does not learn the task landmarks; these do: none.*keyed"):
         federation_from({"task": "landmarks", "method": "etc"}, "here").made_method()
