@@ -57,7 +57,7 @@ def test_where_keys_only_turn_blocks_something_is_left(monkeypatch):
 def test_a_cell_says_what_its_tables_print(tmp_path, monkeypatch):
     """Two federations that take seconds; the slow attacks are left out."""
     monkeypatch.setattr(remedies, "RUNS", tmp_path / "runs")
-    slow = [name for name in ATTACKS if name.startswith(("membership", "pictures"))]
+    slow = [name for name in ATTACKS if name.startswith(("membership", "pictures", "candidates", "class mix"))]
     monkeypatch.setattr(remedies, "LEFT_OUT", (*remedies.LEFT_OUT, *slow))
     scopes = {"G": "federation", "a key of each client": "client"}
     monkeypatch.setattr(
