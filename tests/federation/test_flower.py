@@ -23,6 +23,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from veilmark.federation import client_app, flower, runs
 from veilmark.federation.client_app import CLIENT, FIGURES, TENSORS, Place, to_record, to_tensors
+from veilmark.federation.config import federation_from
 from veilmark.federation.engine import FederationError
 from veilmark.federation.server_app import GridLink
 from veilmark.run.errors import ConfigError
@@ -134,7 +135,7 @@ def test_a_client_that_fails_is_named_and_the_round_goes_on(tmp_path):
     client_app._side.cache_clear()
     side = client_app._side(place)
     grid = Nodes(client_app.client_app(place), 2, broken={1007})
-    link = GridLink(grid, 2)
+    link = GridLink(grid, made)
     broadcast = made.made_method().server(runs.ServerView(side.task, 2, 2, 0, made.training)).broadcast()
     updates = link.train([0, 1], broadcast, 1)
     assert updates[1] == "OSError: disk full"
@@ -146,7 +147,7 @@ def test_a_problem_that_has_words_travels_as_words(tmp_path, monkeypatch):
     made = config()
     place = Place(made.model_dump_json(), None, tmp_path / "nobody", tmp_path / "b")
     client_app._side.cache_clear()
-    link = GridLink(Nodes(client_app.client_app(place), 2), 2)
+    link = GridLink(Nodes(client_app.client_app(place), 2), made)
     updates = link.train([0, 1], {"x": torch.zeros(1)}, 1)
     assert "federation.key" in updates[0]
 
@@ -155,17 +156,42 @@ def test_clients_that_do_not_come_or_come_twice_are_named(tmp_path):
     place = Place(config().model_dump_json(), None, tmp_path, tmp_path)
     grid = Nodes(client_app.client_app(place), 2)
     with pytest.raises(FederationError, match="2 of 3 clients came within 0 seconds"):
-        GridLink(grid, 3, patience=0)
+        GridLink(grid, config(clients=3), patience=0)
     for context in grid.contexts.values():
         context.node_config["partition-id"] = 1
     with pytest.raises(FederationError, match=r"numbered \[1\]; expected 0 to 1"):
-        GridLink(grid, 2)
+        GridLink(grid, config())
+
+
+@pytest.mark.parametrize(
+    ("there", "key"),
+    [
+        ({"data": {"network": {"scheme": "wflw98"}}}, "data.network.scheme is 'wflw98' there and 'ibug68' here"),
+        ({"data": {"network": {"size": 64}}}, "data.network.size is 64 there and 32 here"),
+        ({"method": "local"}, "method is 'local' there and 'none' here"),
+        ({"options": {"gc": {"keep": 0.2}}}, "options.gc.keep is 0.2 there and None here"),
+    ],
+)
+def test_a_client_with_another_scheme_or_size_is_refused_before_the_first_round(tmp_path, there, key):
+    same = {"task": "landmarks", "method": "none", "clients": 1, "data": {"network": {"size": 32}}}
+    made = federation_from(same, "here")
+    other = federation_from({**same, **there}, "there")
+    with pytest.raises(FederationError, match=f"client 0 plays another federation: .*{key}; give it this server's"):
+        GridLink(Nodes(client_app.client_app(Place(other.model_dump_json(), None, tmp_path, tmp_path)), 1), made)
+
+
+def test_a_client_that_does_not_say_what_it_plays_is_refused():
+    def silent(message, context):
+        return Message(RecordDict({FIGURES: MetricRecord({CLIENT: 0})}), reply_to=message)
+
+    with pytest.raises(FederationError, match="client 0 plays another federation: kind is None there"):
+        GridLink(Nodes(silent, 1), config(clients=1))
 
 
 def test_an_answer_that_never_comes_is_a_sentence(tmp_path):
     place = Place(config().model_dump_json(), None, tmp_path, tmp_path)
     grid = Nodes(client_app.client_app(place), 2)
-    link = GridLink(grid, 2, timeout=0.01)
+    link = GridLink(grid, config(), timeout=0.01)
     grid.pull_messages = lambda message_ids: []
     assert link.train([0, 1], {}, 1) == dict.fromkeys((0, 1), "no answer came in time")
 
@@ -174,7 +200,7 @@ def test_ctrl_c_ends_the_wait_for_answers(tmp_path):
     place = Place(config().model_dump_json(), None, tmp_path, tmp_path)
     grid = Nodes(client_app.client_app(place), 2)
     pressed = []
-    link = GridLink(grid, 2, interrupted=lambda: bool(pressed))
+    link = GridLink(grid, config(), interrupted=lambda: bool(pressed))
     grid.pull_messages = lambda message_ids: []
     pressed.append(True)
     with pytest.raises(KeyboardInterrupt):
@@ -182,7 +208,8 @@ def test_ctrl_c_ends_the_wait_for_answers(tmp_path):
 
 
 def test_an_answer_without_tensors_is_a_sentence(tmp_path):
-    place = Place(config().model_dump_json(), None, tmp_path, tmp_path)
+    made = config(clients=1)
+    place = Place(made.model_dump_json(), None, tmp_path, tmp_path)
     app = client_app.client_app(place)
 
     def empty(message, context):
@@ -190,7 +217,7 @@ def test_an_answer_without_tensors_is_a_sentence(tmp_path):
             return app(message, context)
         return Message(RecordDict({FIGURES: MetricRecord({CLIENT: 0})}), reply_to=message)
 
-    assert f"no {TENSORS}" in GridLink(Nodes(empty, 1), 1).train([0], {}, 1)[0]
+    assert f"no {TENSORS}" in GridLink(Nodes(empty, 1), made).train([0], {}, 1)[0]
 
 
 def test_flower_computes_on_the_processor(tmp_path):

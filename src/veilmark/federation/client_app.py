@@ -1,7 +1,7 @@
 """A client as a Flower app. Its pictures, secrets and memory lie on its own machine; messages carry tensors and scores.
 
-Three kinds of messages, whatever the engine: ``query`` (which client is this?), ``train`` and ``evaluate``; both bring
-the broadcast and the number of the round.
+Three kinds of messages, whatever the engine: ``query`` (which client is this, and which federation does it play?),
+``train`` and ``evaluate``; both bring the broadcast and the number of the round.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from veilmark.federation.tasks.loading import load_task
 from veilmark.run.checkpoints import Tensors
 from veilmark.run.errors import VeilmarkError
 
-TENSORS, ROUND, FIGURES, CLIENT, EXAMPLES = "tensors", "round", "figures", "client", "num-examples"
+TENSORS, ROUND, FIGURES, CLIENT = "tensors", "round", "figures", "client"
+EXAMPLES, CONFIG = "num-examples", "config"
 """Names of records and of their entries."""
 
 
@@ -64,7 +65,8 @@ def client_app(place: Place) -> ClientApp:
 
     @app.query()
     def query(message: Message, context: Context) -> Message:
-        return Message(RecordDict({FIGURES: MetricRecord({CLIENT: _number(context)})}), reply_to=message)
+        figures, played = MetricRecord({CLIENT: _number(context)}), ConfigRecord({CONFIG: place.config})
+        return Message(RecordDict({FIGURES: figures, CONFIG: played}), reply_to=message)
 
     @app.train()
     def train(message: Message, context: Context) -> Message:

@@ -215,6 +215,6 @@ def _play(
             config.clients,
             run.path / "flower.log",
             lambda grid, interrupted: rounds.play(
-                GridLink(grid, config.clients, advance=advance, interrupted=interrupted), done + 1
+                GridLink(grid, config, advance=advance, interrupted=interrupted), done + 1
             ),
         )

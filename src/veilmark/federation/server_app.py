@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
-from veilmark.federation.client_app import CLIENT, EXAMPLES, FIGURES, ROUND, TENSORS, to_record, to_tensors
+from veilmark.federation.client_app import CLIENT, CONFIG, EXAMPLES, FIGURES, ROUND, TENSORS, to_record, to_tensors
+from veilmark.federation.config import FederationConfig
 from veilmark.federation.engine import FederationError, Link, Scores
 from veilmark.federation.messages import Update
 from veilmark.run.checkpoints import Tensors
@@ -22,20 +25,21 @@ class GridLink(Link):
 
     Args:
         grid: The grid.
-        clients: How many clients must be there before the first round.
+        config: What is played: how many clients must be there before the first round, and what they must play too.
         patience: Seconds to wait for them.
         advance: Called after each client's turn.
         timeout: Seconds to wait for a round's answers; without, as long as it takes.
         interrupted: Whether somebody wants the run to end.
 
     Raises:
-        FederationError: If the clients do not come, or are not numbered 0 to ``clients - 1``.
+        FederationError: If the clients do not come, are not numbered 0 to ``clients - 1``, or one of them plays another
+            federation (other landmarks or sizes, say).
     """
 
     def __init__(
         self,
         grid: Grid,
-        clients: int,
+        config: FederationConfig,
         *,
         patience: float = 300.0,
         advance: Callable[[], None] = lambda: None,
@@ -43,7 +47,7 @@ class GridLink(Link):
         interrupted: Callable[[], bool] = lambda: False,
     ) -> None:
         self.grid, self.advance, self.timeout, self.interrupted = grid, advance, timeout, interrupted
-        until = time.monotonic() + patience
+        clients, until = config.clients, time.monotonic() + patience
         while len(nodes := list(grid.get_node_ids())) < clients:
             if time.monotonic() > until:
                 raise FederationError(f"{len(nodes)} of {clients} clients came within {patience:g} seconds")
@@ -52,7 +56,9 @@ class GridLink(Link):
         for node, reply in self._answers("query", {node: RecordDict() for node in nodes}):
             if reply.has_error():
                 raise FederationError(f"node {node} does not say which client it is: {_reason(reply)}")
-            self.nodes[int(_number(reply, CLIENT))] = node
+            number = int(_number(reply, CLIENT))
+            _same_federation(number, reply, config)
+            self.nodes[number] = node
         if sorted(self.nodes) != list(range(clients)):
             raise FederationError(f"clients are numbered {sorted(self.nodes)}; expected 0 to {clients - 1}, once each")
 
@@ -120,6 +126,27 @@ def _figures(reply: Message) -> MetricRecord:
 
 def _number(reply: Message, name: str) -> float:
     return float(_figures(reply)[name])  # type: ignore[arg-type]
+
+
+def _same_federation(client: int, reply: Message, config: FederationConfig) -> None:
+    """Refuses a client with another config, before any work: what it shares might fit and mean something else."""
+    said = reply.content.get(CONFIG)
+    there = _flat(json.loads(str(said[CONFIG]))) if isinstance(said, ConfigRecord) else {}
+    here = _flat(json.loads(config.model_dump_json()))
+    for key in here | there:
+        if here.get(key) != there.get(key):
+            raise FederationError(
+                f"client {client} plays another federation: {key} is {there.get(key)!r} there and {here.get(key)!r} "
+                "here; give it this server's config"
+            )
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by their whole key, as ``--set`` has it."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
 
 
 def _update(reply: Message) -> Update | str:
