@@ -122,6 +122,23 @@ def test_rungs_of_a_classifier(scene_of, quick):
     assert all(some.low <= some.value <= some.high for some in found)
 
 
+def test_the_rungs_of_a_pruned_classifier_are_pruned_and_so_is_their_noise(scene_of, quick, monkeypatch):
+    asked = []
+
+    def remembered(self, scene, network, seen, labels, number):
+        asked.append(seen)
+        return torch.zeros(len(labels), 1, 28, 28)
+
+    monkeypatch.setattr(InversionOfClassifier, "_of_network", remembered)
+    scene = scene_of("gc", keep=0.1)
+    InversionOfClassifier().findings(scene)
+    # One picture, noise in its place, four pictures, and the message of the run.
+    assert len(asked) == 4
+    for seen in asked[:3]:
+        for some in seen.values():
+            assert 0 < int((some != 0).sum()) <= max(1, round(0.1 * some.numel()))
+
+
 def test_a_part_of_a_classifier_is_enough(scene_of, quick):
     scene = scene_of("none", share=["extractor"])
     assert InversionOfClassifier().obstacle(scene.record) is None

@@ -30,7 +30,6 @@ from veilmark.audit.record import Record, RecordedRound, ThreatModel
 from veilmark.audit.waves import Waves
 from veilmark.faces.finders import HaarFinder
 from veilmark.federation.engine import side_by_side
-from veilmark.federation.methods.gc import GCOptions, largest
 from veilmark.federation.samples import SHOWN
 from veilmark.federation.tasks.task import Data
 from veilmark.landmarks.nme import face_nme
@@ -177,19 +176,20 @@ class FaceInversion(Attack):
                 some.detach() for some in gradient((2 * faces[row : row + 1] - 1).to(scene.device), torch.ones(1, 1))
             ]
             if network is not whole:
-                sent = _as_sent(record, sent)
+                sent = [record.method.sent_of(some) for some in sent]
             steps.setdefault(rung, []).append((gradient, sent))
             return sent
 
         for row in rows:
-            if names != every or isinstance(record.method.options, GCOptions):
+            if names != every or record.method.prunes:
                 step("one step of a whole DHLN at its start, which must give the face away", row, whole, every)
             sent = step(_KNOWN, row, network, names)
             tried = _gradient(scene, guessed, names, _guessed_landmarks(scene))
             steps.setdefault("the same; landmarks and what does not travel guessed", []).append((tried, sent))
             if row == rows[0]:
                 known = _gradient(scene, network, names, points[row : row + 1])
-                steps[_NOISE] = [(known, _as_sent(record, noise_like(sent, scene.seed + row)))]
+                blind = [record.method.sent_of(some) for some in noise_like(sent, scene.seed + row)]
+                steps[_NOISE] = [(known, blind)]
         if last is not first:
             learned, _ = shared[last.number]
             step(f"one such step in round {last.number}, all known", rows[0], learned, names)
@@ -203,11 +203,9 @@ class FaceInversion(Attack):
         start = 2 * sharp_faces(task, known).mean(dim=0) - 1
         waves, nobody = Waves(side, side, scene.device), torch.zeros(1, dtype=torch.int64)
 
-        pruned = isinstance(scene.record.method.options, GCOptions)
-
         def one(place: int) -> Tensor:
             gradient, seen = steps[place]
-            asked = _where_sent(gradient, seen) if pruned else gradient
+            asked = _where_sent(gradient, seen) if scene.record.method.prunes else gradient
             found = cosine_inversion(
                 asked, seen, (1, 3, side, side), nobody, 1, steps=STEPS, lr=RATE, smoothness=SMOOTHNESS,
                 waves=waves, start=start,
@@ -305,20 +303,6 @@ def _gradient(scene: Scene, network: Detector, names: Sequence[str], points: Ten
         return torch.autograd.grad(total, wanted, create_graph=True, allow_unused=True, materialize_grads=True)
 
     return gradient
-
-
-def _as_sent(record: Record, sent: Sequence[Tensor]) -> list[Tensor]:
-    """A step as the server has it: where the method prunes, what it leaves out is nothing."""
-    options = record.method.options
-    if not isinstance(options, GCOptions):
-        return list(sent)
-    made = []
-    for some in sent:
-        values, places = largest(some, options.keep)
-        flat = torch.zeros_like(some).flatten()
-        flat[places.long()] = values
-        made.append(flat.view_as(some))
-    return made
 
 
 def _where_sent(gradient: GradientOf, seen: Sequence[Tensor]) -> GradientOf:

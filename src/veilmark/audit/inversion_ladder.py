@@ -141,6 +141,11 @@ def _gradient(
     return torch.autograd.grad(class_loss(network(to_unit(x)), labels), list(weights))
 
 
+def _sent(scene: Scene, gradients: Iterable[Tensor]) -> list[Tensor]:
+    """What the server has of gradients where the method prunes them."""
+    return [scene.record.method.sent_of(some) for some in gradients]
+
+
 def _attacked(record: Record) -> tuple[RecordedRound, dict[int, Update]]:
     """The first recorded round, and the messages that are attacked."""
     first = record.rounds[0]
@@ -171,11 +176,11 @@ class InversionOfClassifier(_Ladder):
         rows = _rows(scene, REHEARSED)
         for row in rows:
             labels = targets[row : row + 1]
-            seen = _gradient(scene, network, [row], named.values())
-            for gradients, made in ((seen, single), (noise_like(seen, scene.seed + row), blind)):
+            seen = _sent(scene, _gradient(scene, network, [row], named.values()))
+            for gradients, made in ((seen, single), (_sent(scene, noise_like(seen, scene.seed + row)), blind)):
                 made.append(self._of_network(scene, network, dict(zip(named, gradients, strict=True)), labels, row))
         few = _rows(scene, _BATCH)
-        seen = _gradient(scene, network, few, named.values())
+        seen = _sent(scene, _gradient(scene, network, few, named.values()))
         several = self._of_network(scene, network, dict(zip(named, seen, strict=True)), targets[few], 0)
         found = [
             *self._rehearsed(scene, "one picture, one step of SGD, everything known", public[rows], torch.cat(single)),

@@ -162,6 +162,14 @@ class GradientCompression(Method[GCOptions]):
     source = "Lin et al. 2018, arXiv 1712.01887; Zhu, Liu and Han 2019, arXiv 1906.08935"
     tasks = ("classify", "landmarks")
     model = GCOptions
+    prunes = True
+
+    def sent_of(self, change: Tensor) -> Tensor:
+        """The largest of its values, in their places."""
+        values, places = largest(change, self.options.keep)
+        sent = torch.zeros_like(change).flatten()
+        sent[places.long()] = values
+        return sent.view_as(change)
 
     def client(self, view: ClientView) -> Client:
         """A client that prunes."""

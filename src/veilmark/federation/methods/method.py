@@ -218,6 +218,8 @@ class Method(ABC, Generic[Options]):
     """What its options must be."""
     plain_sgd: ClassVar[bool] = False
     """Whether ``training.optimizer`` and ``training.clip`` have no say in how it trains."""
+    prunes: ClassVar[bool] = False
+    """Whether only a part of what changed travels."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -230,6 +232,10 @@ class Method(ABC, Generic[Options]):
     def computes_in(self, device: torch.device) -> ComputedIn:
         """In which precision layers learn on a device, where an option says ``auto`` too."""
         return "32-true"
+
+    def sent_of(self, change: Tensor) -> Tensor:
+        """What the server has of a tensor's change, noise aside: all of it; zeros for what is pruned."""
+        return change
 
     @abstractmethod
     def client(self, view: ClientView) -> Client:
