@@ -60,6 +60,15 @@ def test_a_newcomer_trains_what_does_not_travel(tmp_path, method):
     assert bool(moved) == (method != "none")
 
 
+def test_a_newcomer_is_given_the_common_secret_and_no_owners(tmp_path):
+    run = play(tmp_path / "run", config(method="keyed", rounds=1))
+    finished = open_finished(run.path, None)
+    for file in finished.side.secrets.path.glob("client-*.key"):
+        file.unlink()
+    owned = load_newcomers(finished.config.data, None, 1, 3, 0)
+    assert finished.join(owned[0], 0).network_with(finished.share)
+
+
 def test_newcomers_are_nobody_whom_a_client_or_the_score_has():
     made = config().data
     owned = load_newcomers(made, None, 2, 3, 0)

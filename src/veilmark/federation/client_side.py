@@ -39,6 +39,14 @@ class SecretFolder:
     def _federation(self) -> Path:
         return self.path / "federation.key"
 
+    def common(self) -> Secret:
+        """What all clients share, and newcomers are given.
+
+        Raises:
+            SecretError: If the file is missing or open to others.
+        """
+        return Secret.load(self._federation)
+
     def _client(self, number: int) -> Path:
         return self.path / f"client-{number}.key"
 
@@ -48,7 +56,7 @@ class SecretFolder:
         Raises:
             SecretError: If a file is missing or open to others.
         """
-        return Secrets(Secret.load(self._federation), Secret.load(self._client(number)))
+        return Secrets(self.common(), Secret.load(self._client(number)))
 
     def checks(self, clients: int) -> dict[str, str]:
         """Digits that tell secrets apart and open nothing, by the name of the file."""

@@ -68,7 +68,7 @@ class FinishedRun:
         """
         config = self.config
         own = Secret(rng_for(config.seed, 66, place).bytes(SECRET_BYTES))
-        secrets = Secrets(self.side.secrets.of_client(0).federation, own)
+        secrets = Secrets(self.side.secrets.common(), own)
         view = ClientView(
             config.clients + place, self.side.task, data, training or config.training, config.rounds, config.seed,
             secrets, self.side.device,
