@@ -81,7 +81,7 @@ CLASSIFIERS: dict[str, dict[str, Any]] = {
     "none": {"method": "none"},
     "ppidsg, repaired": REPAIRED,
     "local": {"method": "local"},
-    "ppidsg": {"method": "ppidsg"},
+    "ppidsg, own extractors": {"method": "ppidsg", "options.ppidsg.extractor_start": "own"},
     "ppidsg, no extractor": {**REPAIRED, "options.ppidsg.extractor": "none"},
     "ppidsg, client's key": {**REPAIRED, "options.ppidsg.scope": "client"},
     "ppidsg, blocks of 2": {**REPAIRED, "options.ppidsg.block": 2},

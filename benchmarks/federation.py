@@ -78,14 +78,28 @@ PROTOCOLS |= SIZES
 RATE = {"options.ppidsg.generator_lr": 1e-3}
 """The repair that a probe found: five times the published learning rate of G and D."""
 
+OWN = {"options.ppidsg.extractor_start": "own"}
+"""Each client's extractor starts by chance, where in the published code all start alike."""
+
 CORE: dict[str, dict[str, Any]] = {
     "none": {"method": "none"},
     "local": {"method": "local"},
     "ppidsg": {"method": "ppidsg"},
-    "ppidsg, 1e-3": {"method": "ppidsg", **RATE},
     "ppidsg, repaired": {"method": "ppidsg", **RATE, "options.ppidsg.extractor": "fixed"},
+    "ppidsg, own extractors": {"method": "ppidsg", **OWN},
+    "1e-3, own extractors": {"method": "ppidsg", **RATE, **OWN},
 }
 """What every table begins with; *repaired* is what the probe of the options found best that keeps an extractor."""
+
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "ppidsg, published code": {
+        "options.ppidsg.published": True,
+        "options.ppidsg.keep_adam": False,
+        "options.ppidsg.history": 10,
+    },
+    "ppidsg, fresh Adam": {"options.ppidsg.keep_adam": False},
+}
+"""Closer to the published code: no skips, a pool of ten whose labels stay behind, optimisers anew each round."""
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "1e-3, nothing shared": {**RATE, "options.ppidsg.share": []},
@@ -110,7 +124,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "1e-3, warm-up 3": {**RATE, "options.ppidsg.warmup": 3},
     "1e-3, proximal 0.01": {**RATE, "options.ppidsg.proximal": 0.01},
 }
-"""Of ``ppidsg``, one thing changed at a time."""
+"""Of *1e-3, own extractors*, one thing changed at a time."""
+OPTIONS = {
+    name: changes if changes.get("options.ppidsg.extractor", "joint") != "joint" else {**OWN, **changes}
+    for name, changes in OPTIONS.items()
+}
 
 REPAIRS: dict[str, dict[str, Any]] = {
     "1e-3, no extractor": {**RATE, "options.ppidsg.extractor": "none"},
@@ -212,9 +230,9 @@ def grid(seeds: int) -> list[Cell]:
     Args:
         seeds: How many seeds.
     """
-    options, repairs, unlike, halved = (
+    options, repairs, unlike, halved, published = (
         {name: {"method": "ppidsg", **changes} for name, changes in table.items()}
-        for table in (OPTIONS, REPAIRS, UNLIKE, HALVED)
+        for table in (OPTIONS, REPAIRS, UNLIKE, HALVED, PUBLISHED)
     )
     fixed = dict(list(unlike.items())[:1])
     of_size = {name: CORE[name] for name in ("none", "local", "ppidsg, repaired")}
@@ -224,6 +242,7 @@ def grid(seeds: int) -> list[Cell]:
             rows = [("mnist", CORE), ("cifar10", CORE)]
             if partition == "iid":
                 rows += [("cifar10", repairs), ("probe", CORE), ("probe", options), ("mnist", FEDCG)]
+                rows += [("probe", published)]
                 rows += [("mnist", fixed), ("cifar10", fixed)]
                 rows += [("probe", halved), ("mnist", halved), ("cifar10", halved)]
                 rows += [(size, of_size) for size in SIZES]

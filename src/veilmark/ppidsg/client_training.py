@@ -67,8 +67,8 @@ class ClientConfig(BaseModel):
         extractor: ``separate``: F learns to reconstruct only (the paper). ``joint``: also from the labels, with C.
             ``key``: restarts every round from the common secret. ``fixed``: stays at that start. ``none``: C reads
             pixels.
-        extractor_start: Where F starts that is kept (``separate``, ``joint``): ``own``, each client's by chance, or
-            ``key``, the common secret.
+        extractor_start: Where F starts that is kept (``separate``, ``joint``): ``key``, the common secret, so that all
+            start alike as in the published code; or ``own``, each client's by chance.
         logit_adjustment: Whether the class losses are told how often the client has each class, so that a client with
             few classes does not teach G and C that there are no others; see
             :func:`veilmark.ppidsg.losses.class_loss`. The counts stay with the client.
@@ -89,7 +89,7 @@ class ClientConfig(BaseModel):
     history: int = Field(50, ge=0)
     head: Head = "key"
     extractor: ExtractorTraining = "separate"
-    extractor_start: Literal["own", "key"] = "own"
+    extractor_start: Literal["own", "key"] = "key"
     logit_adjustment: bool = False
     published: bool = False
     precision: Precision = "32-true"
@@ -240,9 +240,11 @@ class PPIDSGClient:
         shared = {name: value.to(self.device) for name, value in shared.items()}
         self.generator.load_state_dict(shared)
         self._restart(first=False)
-        share = rate(round_number, self.rounds, self.training.decay_after)
+        falling = rate(round_number, self.rounds, self.training.decay_after)
         for name, optimizer in self.optimizers.items():
             base = config.generator_lr if name in ("generator", "discriminator") else self.training.lr
+            # What starts anew has as far to go in the last round as in the first.
+            share = 1.0 if self._restarts(name) else falling
             for group in optimizer.param_groups:
                 group["lr"] = share * base
         sums: dict[str, float] = {}
@@ -254,6 +256,10 @@ class PPIDSGClient:
                 sums[name] = sums.get(name, 0.0) + value
         self._forget()
         return {name: value / len(steps) for name, value in sums.items()}
+
+    def _restarts(self, name: str) -> bool:
+        """Whether a network starts anew every round."""
+        return {"classifier": self.config.head, "extractor": self.config.extractor}.get(name) == "key"
 
     def _forget(self) -> None:
         """What restarts with the next round has no momentum from this one, and takes no memory until then."""
@@ -415,9 +421,9 @@ class PPIDSGClient:
     def _lasting(self) -> list[str]:
         """Optimisers that remember the rounds before."""
         config = self.config
-        fresh = {"classifier": config.head == "key", "extractor": config.extractor == "key"}
-        fresh["generator"] = not config.keep_adam
-        return [name for name in self.optimizers if not fresh.get(name, False)]
+        fresh = {name for name in self.optimizers if self._restarts(name)}
+        fresh |= set() if config.keep_adam else {"generator"}
+        return [name for name in self.optimizers if name not in fresh]
 
     def load_state(self, tensors: Tensors) -> None:
         """Goes on from :meth:`state`."""
