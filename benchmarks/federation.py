@@ -189,6 +189,14 @@ FEDCG: dict[str, dict[str, Any]] = {
 """Why FedCG falls behind its own averaging: one thing changed at a time."""
 
 
+RATES: dict[str, dict[str, Any]] = {
+    f"{method}, rate {lr:g}": {"method": method, "training.lr": lr}
+    for lr in (0.03, 0.1)
+    for method in ("none", "local")
+}
+"""The two ends at other rates than the published 0.01."""
+
+
 @dataclass(frozen=True)
 class Cell:
     """One federation.
@@ -242,7 +250,7 @@ def grid(seeds: int) -> list[Cell]:
             rows = [("mnist", CORE), ("cifar10", CORE)]
             if partition == "iid":
                 rows += [("cifar10", repairs), ("probe", CORE), ("probe", options), ("mnist", FEDCG)]
-                rows += [("probe", published)]
+                rows += [("probe", published), ("probe", RATES)]
                 rows += [("mnist", fixed), ("cifar10", fixed)]
                 rows += [("probe", halved), ("mnist", halved), ("cifar10", halved)]
                 rows += [(size, of_size) for size in SIZES]

@@ -236,7 +236,7 @@ def own_findings(
     right = [
         float(np.mean(blocks_right(guess, tables[client], shape, options.block))) for client, guess in guesses.items()
     ]
-    chance = blocks_by_chance(task.side, options.block)
+    chance = blocks_by_chance(task.channels, task.side, options.block, options.without)
     found = [_line("own key", "blocks of the sender's key that are right", "%", right, chance, seed)]
     if options.scope == "client":
         scene = Scene(record, public, Truth(owners, tables[0]), seed)

@@ -20,6 +20,7 @@ from veilmark.audit.audits import ATTACKS, audit_run, newest_run
 from veilmark.federation.transcript import TranscriptError
 from veilmark.report.audit import AuditFinding, audit_table, read_audit, verdict, write_audit_report
 from veilmark.run.errors import ConfigError, DataError
+from veilmark.run.folder import RunError
 
 KEYS = {
     "attack", "threat_model", "method", "dataset", "seed", "n", "rung", "metric", "unit", "value", "low", "high",
@@ -140,6 +141,30 @@ def test_a_changed_transcript_is_refused_by_file(runs, tmp_path):
     with pytest.raises(TranscriptError, match=r"client-0\.safetensors"):
         audit_run(copy, None, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_is_not_finished_or_was_cut_is_refused_before_any_attack(runs, tmp_path):
+    copy = shutil.copytree(runs["none"], tmp_path / "run")
+    said = json.loads((copy / "summary.json").read_text())
+    (copy / "summary.json").write_text(json.dumps({**said, "transcript": "0" * 64}))
+    with pytest.raises(TranscriptError, match=r"does not end as .*summary\.json says"):
+        audit_run(copy, None, tmp_path / "out")
+    (copy / "summary.json").write_text("{")
+    with pytest.raises(RunError, match=r"summary\.json is damaged"):
+        audit_run(copy, None, tmp_path / "out")
+    (copy / "summary.json").unlink()
+    with pytest.raises(RunError, match="is not finished"):
+        audit_run(copy, None, tmp_path / "out")
+    with pytest.raises(TranscriptError, match="has no transcript"):
+        audit_run(tmp_path, None, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_control_on_another_network_does_not_stand_for_the_methods_own():
+    real = finding(value=51.0, low=45.0, high=56.0, positive=90.0)
+    works, fails = (finding("easy", 60.0, low, 65.0, positive=90.0) for low in (55.0, 45.0))
+    assert verdict([works, real]).kind == "not found"
+    assert verdict([fails, real]).kind == "not shown to work"
 
 
 def test_a_key_is_scored_with_the_runs_secrets_only(runs, tmp_path):

@@ -55,7 +55,7 @@ def test_an_update_that_is_a_candidates_gradient_looks_like_it_alone(scene):
         sent = {name: first.broadcast[name] - sign * some for name, some in zip(names, slope, strict=True)}
         changed = replace(first, updates={client: replace(update, tensors=sent)})
         told = CandidatesOfGenerator().run(
-            replace(scene, record=replace(record, rounds=(changed, *record.rounds[1:]))), [gradient],
+            scene, [replace(record, rounds=(changed, *record.rounds[1:]))], [gradient],
             replace(scene.public, inputs=scene.public.inputs[:5], targets=scene.public.targets[:5], names=scene.public.names[:5]),
         )  # fmt: skip
         assert told.shape == (1, 5)

@@ -75,6 +75,7 @@ def test_what_is_shared_stays_as_it_was_released(tmp_path):
 
 def test_ties_are_half_a_hit(tmp_path):
     scene = scene_of(tmp_path / "run", **SHARES["none"])
-    told = MembershipBehindShare()._told_apart
-    (area,) = told(scene, REAL, torch.tensor([1.0, 2.0]).numpy(), torch.tensor([1.0, 0.0]).numpy())
+    pair = torch.tensor([1.0, 2.0]).numpy(), torch.tensor([1.0, 0.0]).numpy()
+    (area,) = MembershipBehindShare()._scored(scene, REAL, [pair])
     assert area.value == pytest.approx(87.5)
+    assert area.n == 2

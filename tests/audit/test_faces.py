@@ -20,11 +20,9 @@ from veilmark.audit.face_inversion import FaceInversion
 from veilmark.audit.faces import (
     face_batch,
     face_network,
-    finished_share,
     fit_by_person,
     halves,
     landmarks_of,
-    not_released,
     people_of,
     rows_of,
     sharp_faces,
@@ -33,7 +31,7 @@ from veilmark.audit.faces import (
 from veilmark.audit.gradient_inversion import noise_like
 from veilmark.audit.people import PersonMembership, beyond_usual
 from veilmark.audit.person_owner import OwnerOfPerson, beyond_the_round
-from veilmark.audit.record import RecordedRound, read_record
+from veilmark.audit.record import RecordedRound, finished_share, not_released, read_record
 from veilmark.audit.released_share import DetectorFromShare
 from veilmark.federation.messages import Update, UpdateRefused
 from veilmark.federation.methods.gc import SparseServer

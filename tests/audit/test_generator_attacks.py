@@ -1,11 +1,21 @@
+from itertools import pairwise, permutations
+
 import numpy as np
 import pytest
 import torch
 from test_cipher_attacks import cipher, noise, smooth
 
-from veilmark.audit.client_inference import link, linked_percent, moved
-from veilmark.audit.generator_attacks import InverseNetwork, encryption_oracle, train_inverse
+from veilmark.audit.client_inference import by_luck, link, linked_percent, moved
+from veilmark.audit.generator_attacks import (
+    InverseNetwork,
+    blocks_by_chance,
+    blocks_right,
+    encryption_oracle,
+    train_inverse,
+)
 from veilmark.audit.gradient_inversion import psnr
+from veilmark.ppidsg.cipher import STEPS, Cipher, Table
+from veilmark.ppidsg.secret import SECRET_BYTES, Secret
 
 
 def test_an_inverse_network_learns_the_way_back():
@@ -34,8 +44,32 @@ def test_a_generator_that_imitates_the_cipher_is_an_oracle():
     public, true = smooth(16), cipher().table(1, 16, 16)
     guess = encryption_oracle(lambda x: 0.7 * cipher().scramble(x) + 0.2, public, 4)
     assert np.array_equal(guess.place, true.place)
+    assert np.array_equal(guess.negated, true.negated)
     blind = encryption_oracle(lambda x: noise(len(x), seed=4), public, 4)
     assert np.mean(blind.place == true.place) < 0.3
+
+
+def test_a_block_is_right_if_its_place_turns_colours_and_sign_are():
+    shape, true = (3, 16, 16), cipher().table(3, 16, 16)
+    assert blocks_right(true, true, shape, 4) == [100.0] * 16
+    assert blocks_right(Table(true.place, ~true.negated), true, shape, 4) == [0.0] * 16
+
+
+@pytest.mark.parametrize(("channels", "without"), [(1, ()), (3, ("permute",)), (3, ("rotate", "flip", "permute"))])
+def test_chance_is_what_another_secret_has_right(channels, without):
+    steps = [step for step in STEPS if step not in without]
+    tables = [Cipher(Secret(bytes([n]) * SECRET_BYTES), 4, steps).table(channels, 16, 16) for n in range(250)]
+    right = [blocks_right(one, other, (channels, 16, 16), 4) for one, other in pairwise(tables)]
+    chance = blocks_by_chance(channels, 16, 4, without)
+    # Blocks of one key are nearly independent of each other: four standard deviations.
+    assert abs(np.mean(right) - chance) < 4 * np.sqrt(chance * (100 - chance) / np.size(right)) + 1e-9
+
+
+@pytest.mark.parametrize("clients", [2, 4, 6])
+def test_luck_is_counted(clients):
+    hits = [sum(a == b for a, b in enumerate(order)) for order in permutations(range(clients))]
+    for least in range(clients + 1):
+        assert by_luck(least, clients) == pytest.approx(np.mean(np.array(hits) >= least))
 
 
 def test_messages_of_one_sender_are_linked():

@@ -8,7 +8,7 @@ import torch
 from tiny_federations import config, play
 from veilmark.audit.attack import REAL, Scene, Truth
 from veilmark.audit.inverse_network import CLIENTS, PicturesFromGenerated, nearest_stranger, released
-from veilmark.audit.record import read_record
+from veilmark.audit.record import finished_share, read_record
 from veilmark.federation.tasks.classify import load_classify
 
 
@@ -61,9 +61,13 @@ def test_findings_depend_on_the_seed_only(scene):
     assert attack.findings(scene) != attack.findings(replace(scene, seed=1))
 
 
-def test_the_last_broadcast_is_what_is_released(scene):
-    sent = scene.record.rounds[-1].broadcast
-    assert all(torch.equal(value, sent[name]) for name, value in released(scene.record).state_dict().items())
+def test_what_a_run_ends_with_is_what_is_released(scene):
+    sent, ends = scene.record.rounds[-1].broadcast, finished_share(scene.record)
+    made = released(scene.record).state_dict()
+    assert all(torch.equal(value, ends[name]) for name, value in made.items())
+    assert not all(torch.equal(value, sent[name]) for name, value in made.items())
+    early = replace(scene.record, config=scene.record.config.model_copy(update={"rounds": 9}))
+    assert "the last of 9 rounds is not in the record" in PicturesFromGenerated().obstacle(early)
 
 
 def test_the_nearest_stranger():

@@ -132,8 +132,8 @@ def test_the_rungs_of_a_pruned_classifier_are_pruned_and_so_is_their_noise(scene
     monkeypatch.setattr(InversionOfClassifier, "_of_network", remembered)
     scene = scene_of("gc", keep=0.1)
     InversionOfClassifier().findings(scene)
-    # One picture, noise in its place, four pictures, and the message of the run.
-    assert len(asked) == 4
+    # One picture, noise in its place, four pictures; noise in place of the run's message, and that.
+    assert len(asked) == 5
     for seen in asked[:3]:
         for some in seen.values():
             assert 0 < int((some != 0).sum()) <= max(1, round(0.1 * some.numel()))
@@ -142,7 +142,7 @@ def test_the_rungs_of_a_pruned_classifier_are_pruned_and_so_is_their_noise(scene
 def test_a_part_of_a_classifier_is_enough(scene_of, quick):
     scene = scene_of("none", share=["extractor"])
     assert InversionOfClassifier().obstacle(scene.record) is None
-    made = InversionOfClassifier().run(scene)
+    made = InversionOfClassifier().run(scene, scene.record)
     assert {client: tuple(some.shape) for client, some in made.items()} == {0: (8, 1, 28, 28)}
 
 

@@ -3,12 +3,17 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from scipy.stats import norm
+from sklearn.metrics import roc_auc_score
 from torch import nn
 from torch.nn.functional import cross_entropy
 
 from tiny_federations import config, play
-from veilmark.audit.attack import Scene, Truth
+from veilmark.audit.attack import REAL, Scene, Truth
+from veilmark.audit.completed_share import MembershipBehindShare
 from veilmark.audit.membership import (
     MembershipByLoss,
     attack_network,
@@ -16,6 +21,7 @@ from veilmark.audit.membership import (
     lira,
     loss_threshold,
     membership_score,
+    resampled_area,
     true_positive_rate,
 )
 from veilmark.audit.record import read_record
@@ -48,7 +54,7 @@ def attacked():
 
 
 def auc(scores):
-    return membership_score(scores[:60], scores[60:], draws=50).auc.value
+    return membership_score([(scores[:60], scores[60:])], draws=50).auc.value
 
 
 def test_loss_gives_members_away(attacked):
@@ -84,7 +90,7 @@ def test_a_network_that_saw_none_of_them_gives_nobody_away(attacked):
     stranger = overfitted(*population(60, 8))
     known, member = shadows(x, labels)
     for scores in (loss_threshold(stranger(x), labels), lira(confidence(stranger(x), labels), known, member)):
-        found = membership_score(scores[:60], scores[60:], draws=200)
+        found = membership_score([(scores[:60], scores[60:])], draws=200)
         assert found.auc.low < 0.5 < found.auc.high
 
 
@@ -92,8 +98,9 @@ def test_lira_is_the_likelihood_ratio():
     shadow = np.array([[1.0, 0.0], [3.0, 1.0], [-1.0, 5.0], [0.0, 6.0]])
     member = np.array([[True, False], [True, False], [False, True], [False, True]])
     inside, outside = np.array([2.0, 5.5]), np.array([-0.5, 0.5])
-    spread_in = np.sqrt(np.mean([1, 1, 0.25, 0.25]) + 1e-9)
-    spread_out = np.sqrt(np.mean([0.25, 0.25, 0.25, 0.25]) + 1e-9)
+    # Two shadows a picture: one degree of freedom each, and a mean that is wrong by half of the variance.
+    spread_in = np.sqrt(1.5 * (sum([1, 1, 0.25, 0.25]) / 2 + 1e-9))
+    spread_out = np.sqrt(1.5 * (sum([0.25, 0.25, 0.25, 0.25]) / 2 + 1e-9))
     asked = np.array([1.5, 0.0])
     expected = norm.logpdf(asked, inside, spread_in) - norm.logpdf(asked, outside, spread_out)
     np.testing.assert_allclose(lira(asked, shadow, member), expected)
@@ -111,11 +118,80 @@ def test_rates_by_hand_and_what_cannot_be_measured():
     strangers, members = np.arange(1000.0), np.array([989.0, 989.5, 990.0, 2000.0])
     # Ten strangers of 1,000 may be accused: 990 to 999 lie above 989.
     assert true_positive_rate(members, strangers, 0.01) == 0.75
-    found = membership_score(members, strangers, draws=20)
+    found = membership_score([(members, strangers)], draws=20)
     assert found.at_percent.value == 0.75
     assert found.at_permille.value is None
-    assert membership_score(members, strangers[:999], draws=20).at_percent.value is None
+    assert membership_score([(members, strangers[:999])], draws=20).at_percent.value is None
     assert found.auc.low <= found.auc.value <= found.auc.high
+
+
+@given(
+    arrays(np.float64, st.integers(1, 8), elements=st.integers(0, 5)),
+    arrays(np.float64, st.integers(1, 8), elements=st.integers(0, 5)),
+    st.integers(0, 99),
+)
+def test_areas_are_those_of_scikit_learn(members, strangers, seed):
+    rng = np.random.default_rng(seed)
+    mine, drawn = (rng.integers(len(some), size=(3, len(some))) for some in (members, strangers))
+    found = resampled_area(members, strangers, mine, drawn)
+    pairs = [(members, strangers), *((members[m], strangers[s]) for m, s in zip(mine, drawn, strict=True))]
+    for area, (one, other) in zip(found, pairs, strict=True):
+        truth = np.r_[np.ones(len(one)), np.zeros(len(other))]
+        assert area == pytest.approx(roc_auc_score(truth, np.r_[one, other]))
+
+
+def test_an_area_compares_with_some_strangers_only():
+    alike = np.array([[True, False], [False, False]])
+    rows = np.zeros((1, 2), dtype=np.int64)
+    found = resampled_area(np.array([1.0, 1.0]), np.array([0.0, 9.0]), rows, rows, alike)
+    # The second is compared with nobody; drawn twice, the first wins both times.
+    assert found.tolist() == [0.75, 1.0]
+
+
+def test_where_nothing_is_there_an_interval_seldom_says_so():
+    """Four networks are asked about the same strangers: how strange these look is drawn once, not four times."""
+    wrong, wide = 0, []
+    for trial in range(100):
+        rng = np.random.default_rng(trial)
+        # What makes a picture hard is alike for all networks.
+        strangers = rng.normal(size=100)
+        pairs = [(rng.normal(size=50), strangers + 0.1 * rng.normal(size=100)) for _ in range(4)]
+        found = membership_score(pairs, trial, common=True, draws=200).auc
+        wrong += found.low > 0.5
+        apart = membership_score(pairs, trial, draws=200).auc
+        wide.append((found.high - found.low) / (apart.high - apart.low))
+    assert wrong <= 7
+    assert np.median(wide) > 1.2
+
+
+@pytest.fixture(scope="module")
+def learned_by_heart(tmp_path_factory):
+    """Runs of the same federation, all of whose rounds are recorded, and the last alone."""
+    folder = tmp_path_factory.mktemp("heart")
+    scenes = []
+    for number, record in enumerate((["first", "last"], ["last"])):
+        made = config(
+            method="none", rounds=2, record=record, data__per_client=16, data__head_widths=[64, 32],
+            training={"batch": 16, "lr": 0.1, "local_steps": 15},
+        )  # fmt: skip
+        run = play(folder / str(number), made)
+        read = read_record(run.path / "transcript")
+        task, owners, _, _ = load_classify(read.config.data, None, read.config.clients, read.config.seed)
+        strangers = without_owner(read.config.data, None, owners, 200)
+        scenes.append(Scene(read, task.test, Truth(owners, strangers=strangers)))
+    return scenes
+
+
+@pytest.mark.parametrize("attack", [MembershipByLoss(), MembershipBehindShare()])
+def test_what_a_run_starts_from_is_public_whatever_was_recorded(learned_by_heart, attack):
+    found = []
+    for scene in learned_by_heart:
+        line = next(line for line in attack.findings(scene) if line.rung == REAL)
+        found.append(line)
+        # The start knows nobody; the last broadcast, taken for it, would know everybody.
+        assert line.low > line.negative_control
+    assert found[0].value == pytest.approx(found[1].value)
+    assert found[0].negative_control == pytest.approx(found[1].negative_control)
 
 
 def test_strangers_are_training_pictures_without_an_owner():

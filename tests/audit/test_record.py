@@ -51,7 +51,7 @@ def test_record_holds_no_example(transcript):
     assert len(record.task.test) == 0
     with pytest.raises(AttributeError):
         record.config = None
-    assert set(Record.__dataclass_fields__) == {"config", "method", "server", "declared", "rounds"}
+    assert set(Record.__dataclass_fields__) == {"config", "method", "server", "declared", "start", "rounds"}
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,10 @@ def test_record_of_ppidsg_whose_discriminator_travels(tmp_path):
     assert any(name.startswith("discriminator.") for name in message)
     made = generator_in(record, message).state_dict()
     assert all(torch.equal(value, message[name]) for name, value in made.items())
-    assert all(torch.equal(value, record.rounds[0].broadcast[n]) for n, value in released(record).state_dict().items())
+    ended = read_tensors(run.path / "checkpoints/server-0001.safetensors")[0]
+    for name, value in released(record).state_dict().items():
+        assert torch.allclose(value, ended[name])
+        assert not torch.equal(value, record.rounds[0].broadcast[name])
     path = run.path / "transcript" / "round-0001" / "client-0.safetensors"
     rewritten(path, lambda t, m: t.pop("discriminator.layers.0.weight"))
     with pytest.raises(TranscriptError, match=r"discriminator\.layers\.0\.weight"):
@@ -144,6 +147,17 @@ def test_tampered_truncated_and_empty_transcripts_are_refused(transcript, tmp_pa
         read_record(transcript)
     with pytest.raises(TranscriptError, match="no chain"):
         read_record(tmp_path / "nothing")
+
+
+def test_a_transcript_that_was_cut_short_is_refused(transcript):
+    lines = (transcript / "chain.jsonl").read_text().splitlines()
+    whole = Transcript(transcript).end()
+    assert len(whole) == 64
+    shutil.rmtree(transcript / "round-0002")
+    (transcript / "chain.jsonl").write_text("".join(f"{line}\n" for line in lines if "round-0002" not in line))
+    assert Transcript(transcript).end() != whole
+    with pytest.raises(TranscriptError, match="lacks round 2, which the config says is recorded"):
+        read_record(transcript)
 
 
 def test_transcript_without_rounds_says_how_to_record(tmp_path):

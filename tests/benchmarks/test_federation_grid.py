@@ -1,12 +1,14 @@
 """The grid of federations: every finished cell is one of it, and was played with what the grid says."""
 
+import importlib
 import json
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-import federation
+import pytest
+
+with pytest.MonkeyPatch.context() as patch:
+    patch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    federation = importlib.import_module("federation")
 
 
 def test_finished_cells_are_of_the_grid_and_say_what_was_played():

@@ -12,6 +12,7 @@ import scipy.io
 from PIL import Image
 
 from veilmark.federation.image_sets import BUNDLED, CIFAR10, FASHION, LAYOUTS, SOURCES, load_image_set, resized
+from veilmark.federation.tasks.classify import ClassifyConfig, load_classify
 from veilmark.run.errors import ConfigError, DataError
 
 
@@ -291,6 +292,13 @@ def gray(seed, height=9, width=8):
 
 
 FOLDERS = {"train/b/1.png": gray(1), "train/a/2.png": gray(2), "train/a/1.png": gray(3), "test/b/1.png": gray(4)}
+
+
+def test_splits_of_unlike_pictures_are_refused_before_any_work(tmp_path):
+    write_folders(tmp_path, {f"train/{name}/{n}.png": gray(n, 28, 28) for name in "ab" for n in range(4)})
+    write_folders(tmp_path, {f"test/{name}/0.png": gray(9, 32, 32) for name in "ab"})
+    with pytest.raises(ConfigError, match="training pictures are gray, 28 x 28, test pictures gray, 32 x 32; make"):
+        load_classify(ClassifyConfig(layout="folder", per_client=2), tmp_path, 2, 0)
 
 
 def test_a_label_of_a_folder_means_the_same_in_both_splits(tmp_path):

@@ -3,12 +3,14 @@
 import json
 import stat
 
+import numpy as np
 import pytest
 import torch
 
 from tiny_federations import config, play
 from veilmark.federation import engine, runs
 from veilmark.federation.messages import Update
+from veilmark.federation.tasks.task import Data
 from veilmark.federation.transcript import CHAIN, Transcript, TranscriptError
 from veilmark.run.checkpoints import read_tensors
 from veilmark.run.errors import ConfigError, VeilmarkError
@@ -244,7 +246,7 @@ class Answers(engine.Link):
         return self.updates
 
     def score(self, clients, broadcast, round_number):
-        return {number: {"accuracy": [50.0], "own_distribution": [50.0]} for number in clients}
+        return {number: {"accuracy": [50.0], "of_classes": [50.0]} for number in clients}
 
 
 def rounds_of(tmp_path, bench, how):
@@ -376,3 +378,25 @@ def test_a_client_that_fails_stops_the_run_and_leaves_the_threads_alone(tmp_path
     with pytest.raises(VeilmarkError, match="client 0 is unwell"):
         play(tmp_path / "run", config(method="none"))
     assert torch.get_num_threads() == 2
+
+
+def test_scores_say_nothing_of_a_clients_own_mix(bench):
+    """A server that knows the accuracies of classes could solve the mix from a few weighted figures."""
+    task = bench().task
+    answers = task.test.targets.clone()
+    answers[::3] += 1
+    mixes = [torch.tensor([0] * 9 + [1]), torch.tensor([1] * 10)]
+    owners = [Data(torch.zeros(10, 1, 16, 16, dtype=torch.uint8), mix, ("x",) * 10) for mix in mixes]
+    said = [task.score(answers, owner) for owner in owners]
+    assert said[0] == said[1]
+    assert task.summary({0: said[0], 1: said[1]})["own_distribution"] is None
+    task.counts = [np.bincount(mix.numpy(), minlength=len(task.classes)).tolist() for mix in mixes]
+    of_classes = said[0]["of_classes"]
+    expected = (0.9 * of_classes[0] + 0.1 * of_classes[1] + of_classes[1]) / 2
+    assert task.summary({0: said[0], 1: said[1]})["own_distribution"] == pytest.approx(expected)
+
+
+def test_dp_does_not_send_how_well_a_client_fits_its_pictures(tmp_path):
+    run = play(tmp_path / "run", config(method="dp", rounds=1))
+    assert json.loads((run.path / "transcript/manifest.json").read_text())["metrics"] == []
+    assert run.read_log()[0]["losses"] == {}

@@ -262,6 +262,17 @@ def test_learning_rates_fall_with_the_rounds():
     assert one.optimizers["classifier"].param_groups[0]["lr"] == pytest.approx(5e-3)
 
 
+def test_what_restarts_learns_at_the_full_rate_to_the_end():
+    one = client(decay_after=1, rounds=3, head="key", extractor="key")
+    one.train_round(start(), 2)
+    fresh = {name: optimizer.param_groups[0]["lr"] for name, optimizer in one.optimizers.items()}
+    assert fresh["discriminator"] == pytest.approx(1e-4)
+    # Those of the next round, which begins anew, are made already.
+    assert fresh["classifier"] == fresh["extractor"] == pytest.approx(1e-2)
+    assert one._restarts("classifier")
+    assert not one._restarts("generator")
+
+
 def test_the_class_loss_joins_after_its_warmup():
     assert client(warmup=1).train_round(start(), 0)["class"] == 0
     assert client(warmup=1).train_round(start(), 1)["class"] > 0

@@ -9,6 +9,8 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from scipy.stats import binomtest
+from scipy.stats import t as student
 from torch import Tensor
 
 from veilmark.audit.record import Record, ThreatModel
@@ -18,6 +20,9 @@ from veilmark.ppidsg.cipher import Table
 
 REAL = "as it was"
 """The rung of the run itself; all others are rehearsals in which the attacker has more."""
+
+FEW = 20
+"""Values below which a bootstrap's interval is too narrow."""
 
 
 @dataclass(frozen=True)
@@ -128,8 +133,12 @@ class Attack(ABC):
         values: Sequence[float],
         chance: float,
     ) -> Finding:
-        """The mean of values with its interval, by bootstrap over them."""
+        """The mean of values with its interval over them."""
         value, low, high = mean_interval(values, scene.seed)
+        if unit == "%":
+            # An interval of few figures may reach where no figure can be.
+            low = max(low, 0.0) if min(values) >= 0 else low
+            high = min(high, 100.0) if max(values) <= 100 else high
         config = scene.record.config
         return Finding(
             self.name, self.threat_model.value, config.method, config.data.layout, scene.seed, len(values), rung,
@@ -142,8 +151,17 @@ def with_controls(findings: Sequence[Finding], positive: float, negative: float)
     return [replace(found, positive_control=positive, negative_control=negative) for found in findings]
 
 
+def control_where(findings: Sequence[Finding], rung: str, negative: float) -> list[Finding]:
+    """The findings; on one rung, what the attack gets from noise is that rung's own."""
+    return [replace(found, negative_control=negative) if found.rung == rung else found for found in findings]
+
+
 def mean_interval(values: Sequence[float], seed: int, draws: int = 1000) -> tuple[float, float, float]:
-    """Mean and its 95 % interval, by bootstrap.
+    """Mean and its 95 % interval.
+
+    Of hits (each 0 or 100) it is the exact one of Clopper and Pearson (1934). Of fewer than ``FEW`` other values it is
+    Student's: a bootstrap of two values would hold the truth half of the time. Of more it is by bootstrap. One value
+    alone has none: both ends are the value.
 
     Args:
         values: One a unit (a message, a picture); at least one.
@@ -151,7 +169,16 @@ def mean_interval(values: Sequence[float], seed: int, draws: int = 1000) -> tupl
         draws: Of the bootstrap.
     """
     found = np.asarray(values, dtype=np.float64)
+    count, mean = len(found), float(found.mean())
+    if count == 1:
+        return mean, mean, mean
+    if np.isin(found, (0.0, 100.0)).all():
+        ends = binomtest(int((found == 100).sum()), count).proportion_ci(0.95, "exact")
+        return mean, 100 * float(ends.low), 100 * float(ends.high)
+    if count < FEW:
+        reach = float(student.ppf(0.975, count - 1) * found.std(ddof=1) / count**0.5)
+        return mean, mean - reach, mean + reach
     rng = np.random.default_rng(seed)
     means = found[rng.integers(len(found), size=(draws, len(found)))].mean(axis=1)
     low, high = np.quantile(means, [0.025, 0.975])
-    return float(found.mean()), float(low), float(high)
+    return mean, float(low), float(high)

@@ -7,6 +7,7 @@ picture itself has, so that whoever has it can check it, and needs no secret for
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -14,10 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from veilmark.audit.attack import REAL, Attack, Finding, Scene, with_controls
+from veilmark.audit.attack import REAL, Attack, Finding, Scene, control_where, with_controls
 from veilmark.audit.gradient_inversion import GradientOf, cosine_distance, noise_like
+from veilmark.audit.membership import resampled_area
 from veilmark.audit.played_client import played_gradient, played_steps
-from veilmark.audit.record import Record, ThreatModel
+from veilmark.audit.record import Record, ThreatModel, in_noise
 from veilmark.federation.methods.ppidsg import PPIDSGOptions
 from veilmark.federation.tasks.task import Data
 from veilmark.ppidsg.client_training import to_unit
@@ -36,6 +38,8 @@ CLIENTS = 2
 ASKED, STRANGERS = 30, 100
 """Pictures of the steps behind each of them, and strangers, at most."""
 _BATCH = 4
+_DRAWS = 1000
+"""Of the bootstrap."""
 
 
 class CandidatesOfGenerator(Attack):
@@ -71,27 +75,31 @@ class CandidatesOfGenerator(Attack):
             f"one picture, {steps} of Adam; D, F, C and the key guessed",
         )
         *areas, blind = ([float(area) for area in column] for column in zip(*cases, strict=True))
-        areas.append(self.areas(scene, guesses))
         found = [
             self._finding(scene, rung, "area under the curve", "%", values, 50.0)
-            for rung, values in zip((*rungs, REAL), areas, strict=True)
+            for rung, values in zip(rungs, areas, strict=True)
         ]
-        return with_controls(found, found[0].value, float(np.mean(blind)))
+        real, in_vain = self.areas(scene, guesses)
+        found = with_controls([*found, real], found[0].value, float(np.mean(blind)))
+        return control_where(found, REAL, in_vain.value)
 
-    def run(self, scene: Scene, guesses: Sequence[GradientOf], candidates: Data) -> NDArray[np.float64]:
+    def run(
+        self, scene: Scene, records: Sequence[Record], guesses: Sequence[GradientOf], candidates: Data
+    ) -> NDArray[np.float64]:
         """How much the first messages look like steps on each candidate, ``(messages, n)``, from 0 to 1.
 
         Args:
             scene: What the attacker has.
+            records: The messages that are attacked: the scene's, and noise in their place.
             guesses: Gradients of clients that it plays.
             candidates: Pictures with their labels.
         """
-        first = scene.record.rounds[0]
         # In the order of the gradients; a message has its own.
         names = list(Generator(scene.record.task.channels).state_dict())
         updates = [
-            [(first.broadcast[name] - update.tensors[name]).to(scene.device) for name in names]
-            for update in list(first.updates.values())[:CLIENTS]
+            [(record.rounds[0].broadcast[name] - update.tensors[name]).to(scene.device) for name in names]
+            for record in records
+            for update in list(record.rounds[0].updates.values())[:CLIENTS]
         ]
         found = np.empty((len(updates), len(candidates)))
         for row in range(len(candidates)):
@@ -119,27 +127,48 @@ class CandidatesOfGenerator(Attack):
         first, second, third, fourth, noise = (100 * _below(true, np.array(others))).tolist()
         return first, second, third, fourth, noise
 
-    def areas(self, scene: Scene, guesses: Sequence[GradientOf]) -> list[float]:
-        """For each picture behind a message, the share of strangers of its class that look less like it, in percent.
+    def areas(self, scene: Scene, guesses: Sequence[GradientOf]) -> list[Finding]:
+        """For pictures behind a message, the share of strangers of their class that look less like it, in percent.
+
+        Intervals are over these pictures and over strangers, who are the same for all messages.
 
         Args:
             scene: What the attacker has, and the truth.
             guesses: Gradients of clients that it plays.
+
+        Returns:
+            The finding of the run, and that of noise in place of its messages.
         """
         apart = scene.truth.strangers or scene.public
         rows = rng_for(scene.seed, 74, 0).permutation(len(apart))[:STRANGERS]
         strangers = _rows(apart, rows)
-        of_strangers = self.run(scene, guesses, strangers)
-        areas: list[float] = []
-        for place, client in enumerate(list(scene.record.rounds[0].updates)[:CLIENTS]):
+        records = (scene.record, in_noise(scene.record, scene.seed))
+        of_strangers = self.run(scene, records, guesses, strangers)
+        rng = np.random.default_rng(scene.seed)
+        drawn = rng.integers(len(strangers), size=(_DRAWS, len(strangers)))
+        clients = list(scene.record.rounds[0].updates)[:CLIENTS]
+        areas: list[list[NDArray[np.float64]]] = [[], []]
+        asked = 0
+        for place, client in enumerate(clients):
             owner = scene.truth.owners[client]
             behind = _behind(scene.record, client, len(owner))
             members = _rows(owner, rng_for(scene.seed, 74, 1 + client).permutation(behind)[:ASKED])
-            for score, label in zip(self.run(scene, guesses, members)[place], members.targets, strict=True):
-                alike = (strangers.targets == label).numpy()
-                compared = of_strangers[place][alike] if alike.any() else of_strangers[place]
-                areas.append(100 * float(_below(np.array([score]), compared[:, None])[0]))
-        return areas
+            said = self.run(scene, records, guesses, members)
+            compared = (members.targets[:, None] == strangers.targets).numpy()
+            # A class without a stranger is compared with all of them.
+            compared |= ~compared.any(axis=1, keepdims=True)
+            mine = rng.integers(len(members), size=(_DRAWS, len(members)))
+            asked += len(members)
+            for number, found in enumerate(areas):
+                row = place + number * len(clients)
+                found.append(resampled_area(said[row], of_strangers[row], mine, drawn, compared))
+        lines = []
+        for found in areas:
+            value, *others = (100 * np.mean(found, axis=0)).tolist()
+            low, high = np.quantile(others, [0.025, 0.975])
+            line = self._finding(scene, REAL, "area under the curve", "%", [value], 50.0)
+            lines.append(replace(line, n=asked, low=float(low), high=float(high)))
+        return lines
 
 
 def _behind(record: Record, client: int, examples: int) -> NDArray[np.int64]:

@@ -23,7 +23,7 @@ from torch import Tensor
 from veilmark.audit.attack import REAL, Attack, Finding, Scene, with_controls
 from veilmark.audit.generator_attacks import generator_in
 from veilmark.audit.label_inference import Counts, LabelScore, apportioned, label_score, prior_counts
-from veilmark.audit.record import Record, ThreatModel
+from veilmark.audit.record import Record, ThreatModel, in_noise
 from veilmark.federation.methods.ppidsg import PPIDSGOptions, cipher_of, generator_of
 from veilmark.federation.tasks.task import Data
 from veilmark.ppidsg.client_training import PPIDSGClient, to_unit
@@ -177,14 +177,15 @@ class ClassMix(Attack):
             scores[rung] = _scored(regression, tried.readings, tried.counts)
             noise[rung] = _scored(regression, tried.noise, tried.counts)
             chances[rung] = [label_score(prior_counts(int(counts.sum()), classes), counts) for counts in tried.counts]
-        guessed = self.run(scene, regression, asked)
+        guessed = self.run(scene, scene.record, regression, asked)
+        in_vain = self.run(scene, in_noise(record, scene.seed), regression, asked)
         have = {
             client: np.bincount(scene.truth.owners[client].targets.numpy(), minlength=classes) for client in guessed
         }
         scores[REAL] = [label_score(counts, have[client]) for client, counts in guessed.items()]
         chances[REAL] = [label_score(prior_counts(int(have[client].sum()), classes), have[client]) for client in have]
         # Mixes of one rung are easier to guess than those of another: each has its own noise.
-        noise[REAL] = noise[rung]
+        noise[REAL] = [label_score(counts, have[client]) for client, counts in in_vain.items()]
         found: list[Finding] = []
         for metric in _METRICS:
             easiest = _mean(metric, scores[next(iter(stages))])
@@ -193,15 +194,16 @@ class ClassMix(Attack):
                 found += with_controls([line], easiest, _mean(metric, noise[rung]))
         return found
 
-    def run(self, scene: Scene, regression: MixRegression, asked: Data) -> dict[int, Counts]:
+    def run(self, scene: Scene, record: Record, regression: MixRegression, asked: Data) -> dict[int, Counts]:
         """Counts by client, of the first recorded round's messages.
 
         Args:
             scene: What the attacker has.
+            record: The messages that are attacked: the scene's, or noise in their place.
             regression: Learned from rehearsals of that round with all but G guessed.
             asked: Public pictures that no rehearsal learned from.
         """
-        first, classes = scene.record.rounds[0], len(scene.record.task.classes)
+        first, classes = record.rounds[0], len(record.task.classes)
         before = _made(scene, first.broadcast, asked)
         return {
             client: regression.counts(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,6 +15,9 @@ from veilmark.audit.attack import REAL, Attack, Finding, Scene, with_controls
 from veilmark.audit.record import Record, ThreatModel
 from veilmark.run.checkpoints import Tensors
 from veilmark.run.seeds import rng_for
+
+TRIALS = 10
+"""Orders, and draws of noise, that controls are a mean over."""
 
 
 def moved(broadcast: Tensors, sent: Tensors) -> Tensor:
@@ -51,6 +56,20 @@ def link(one: Sequence[Tensor], other: Sequence[Tensor], device: torch.device | 
     return [int(place) for place in places]
 
 
+def by_luck(hits: int, clients: int) -> float:
+    """How likely a random order puts as many messages, or more, where they belong.
+
+    Args:
+        hits: Messages that are linked to their sender.
+        clients: How many there are.
+    """
+    misplaced = [1, 0]
+    for count in range(2, clients + 1):
+        misplaced.append((count - 1) * (misplaced[-1] + misplaced[-2]))
+    ways = sum(math.comb(clients, right) * misplaced[clients - right] for right in range(hits, clients + 1))
+    return ways / math.factorial(clients)
+
+
 def linked_percent(guess: Sequence[int], truth: Sequence[int]) -> float:
     """Share of messages linked to their sender, in percent; chance is 100 / clients."""
     return 100 * float(np.mean(np.asarray(guess) == np.asarray(truth)))
@@ -74,28 +93,34 @@ class Linking(Attack):
         return None if len(both) > 1 else "fewer than two clients sent messages in both rounds"
 
     def findings(self, scene: Scene) -> list[Finding]:
-        """The first recorded round against the last; names are shuffled before, and known to the scorer only."""
+        """The first recorded round against the last; names are shuffled before, and known to the scorer only.
+
+        One assignment is one draw, however many clients it names: its lower end is the figure itself where a random
+        order does as well in 2.5 % of cases at most, and 0 where it may be luck.
+        """
         rounds = scene.record.rounds[0], scene.record.rounds[-1]
         clients = sorted(set(rounds[0].updates) & set(rounds[1].updates))
-        order = rng_for(scene.seed, 32).permutation(len(clients))
         movements = [[moved(r.broadcast, r.updates[client].tensors) for client in clients] for r in rounds]
-        shuffled = [movements[1][place] for place in order]
+        chance, spread = 100 / len(clients), [float(row.std()) for row in movements[0]]
+        value = self._linked(scene, movements[0], movements[1], 0)
+        near: list[float] = []
+        noise: list[float] = []
+        for trial in range(1, 1 + TRIALS):
+            generator = torch.Generator().manual_seed(int(rng_for(scene.seed, 76, trial).integers(2**31)))
+            blurs = [some * torch.randn(movements[0][0].shape, generator=generator) for some in spread]
+            blurred = [row + 0.5 * blur for row, blur in zip(movements[0], blurs, strict=True)]
+            near.append(self._linked(scene, movements[0], blurred, trial))
+            noise.append(self._linked(scene, movements[0], blurs, trial))
+            scene.advance()
+        what = ("linked to its sender", "%")
+        hits = round(value / chance)
+        real = self._finding(scene, REAL, *what, [value], chance)
+        real = replace(real, low=value if by_luck(hits, len(clients)) <= 0.025 else 0.0, high=100.0)
+        found = [self._finding(scene, "the same round, with noise", *what, near, chance), real]
+        return with_controls(found, float(np.mean(near)), float(np.mean(noise)))
+
+    def _linked(self, scene: Scene, one: Sequence[Tensor], other: Sequence[Tensor], trial: int) -> float:
+        """Percent of messages that are linked to their sender when those of the other round come in another order."""
+        order = rng_for(scene.seed, 32, trial).permutation(len(one))
         truth = [int(place) for place in np.argsort(order)]
-        chance = 100 / len(clients)
-        hits = [100.0 * (a == b) for a, b in zip(link(movements[0], shuffled, scene.device), truth, strict=True)]
-        generator = torch.Generator().manual_seed(scene.seed)
-        spread = [float(row.std()) for row in movements[0]]
-        noise = [s * torch.randn(movements[0][0].shape, generator=generator) for s in spread]
-        near = [
-            row + 0.5 * s * torch.randn(row.shape, generator=generator)
-            for row, s in zip(movements[0], spread, strict=True)
-        ]
-        positive = linked_percent(link(movements[0], [near[place] for place in order], scene.device), truth)
-        scene.advance()
-        found = [
-            self._finding(
-                scene, "the same round, with noise", "linked to its sender", "%", [positive] * len(clients), chance
-            ),
-            self._finding(scene, REAL, "linked to its sender", "%", hits, chance),
-        ]
-        return with_controls(found, positive, linked_percent(link(movements[0], noise, scene.device), truth))
+        return linked_percent(link(one, [other[place] for place in order], scene.device), truth)

@@ -14,8 +14,8 @@ from torch.nn.functional import cross_entropy
 
 from veilmark.audit.answers import logits_of
 from veilmark.audit.attack import REAL, Finding, Scene
-from veilmark.audit.membership import NEEDED, MembershipAttack, Scores, confidence
-from veilmark.audit.record import Record, ThreatModel
+from veilmark.audit.membership import MembershipAttack, Scores, confidence
+from veilmark.audit.record import Record, ThreatModel, finished_share, not_released
 from veilmark.federation.methods.method import Secrets
 from veilmark.federation.methods.ppidsg import PPIDSGOptions, cipher_of, generator_of
 from veilmark.federation.tasks.classify import ClassifierNetwork
@@ -39,28 +39,28 @@ HEAD_WIDTHS = (128, 64)
 class MembershipBehindShare(MembershipAttack):
     """Which pictures other clients trained on, by what was released and a part that the attacker learns.
 
-    The attacker is the first client, with its own pictures and secrets. It completes the last broadcast and the first
-    one alike, and a picture counts as a member as far as the last makes it more certain of the right class than the
-    first (difficulty calibration; Watson et al. 2022, arXiv 2111.08440). Behind a generator it is PPIDSG's own client
-    that plays a round more: F and C start where those of all clients do. Elsewhere what does not travel is learned by
-    Adam. Where a whole classifier travels, nothing is learned.
+    The attacker is the first client, with its own pictures and secrets. It completes what the run ends with and what it
+    started from alike, and a picture counts as a member as far as the end makes it more certain of the right class than
+    the start (difficulty calibration; Watson et al. 2022, arXiv 2111.08440). Behind a generator it is PPIDSG's own
+    client that plays a round more: F and C start where those of all clients do. Elsewhere what does not travel is
+    learned by Adam. Where a whole classifier travels, nothing is learned.
     """
 
     name = "membership behind the share"
     threat_model = ThreatModel.client
-    needs = "what is released, first and last; a client's own pictures and secrets; the picture in question, labelled"
+    needs = "what is released; a client's own pictures and secrets; the picture in question, labelled"
     question = "Can another client tell whether a picture was in the training, with a missing part that it learns?"
 
     def obstacle(self, record: Record) -> str | None:
         """A generator, or something of the classifier, must travel."""
-        if _generator_options(record) or _shared_of_classifier(record):
-            return None
-        return "nothing is released that a classifier could be made of"
+        if not _generator_options(record) and not _shared_of_classifier(record):
+            return "nothing is released that a classifier could be made of"
+        return not_released(record)
 
     def findings(self, scene: Scene) -> list[Finding]:
         """A share that knows some public pictures, and the run; the attacker's own pictures are not asked about."""
         record, public = scene.record, scene.public
-        first, last = record.rounds[0].broadcast, record.rounds[-1].broadcast
+        first, last = record.start, finished_share(record)
         count = min(KNOWN, len(public) // 2)
         learned, rest = _rows(public, range(count)), _rows(public, range(count, len(public)))
         own, *others = (_rows(owner, _asked(scene, place, owner)) for place, owner in enumerate(scene.truth.owners))
@@ -69,22 +69,13 @@ class MembershipBehindShare(MembershipAttack):
         knows = self._completed(scene, self._overfit(scene, first, learned), own, 1)
         released, again = self._completed(scene, last, own, 1), self._completed(scene, first, own, 2)
         rung = f"a share that knows {count} public pictures by heart"
-        found = self._told_apart(scene, rung, _gain(knows, reference, learned), _gain(knows, reference, rest))
+        found = self._scored(scene, rung, [(_gain(knows, reference, learned), _gain(knows, reference, rest))])
         real, blind = (
             (np.concatenate([_gain(some, reference, other) for other in others]), _gain(some, reference, strangers))
             for some in (released, again)
         )
-        found += self._told_apart(scene, REAL, *real)
-        return self._controlled(found, self._told_apart(scene, REAL, *blind))
-
-    def _told_apart(self, scene: Scene, rung: str, members: Scores, strangers: Scores) -> list[Finding]:
-        """The area under the curve, as a mean over members, and how many are found at 1 % if that can be measured."""
-        smaller = (members[:, None] > strangers).mean(axis=1) + 0.5 * (members[:, None] == strangers).mean(axis=1)
-        found = [self._finding(scene, rung, "area under the curve", "%", (100 * smaller).tolist(), 50.0)]
-        if 0.01 * len(strangers) >= NEEDED:
-            hits = 100.0 * (members > np.quantile(strangers, 0.99, method="higher"))
-            found.append(self._finding(scene, rung, "members found at 1 % false alarms", "%", hits.tolist(), 1.0))
-        return found
+        found += self._scored(scene, REAL, [real])
+        return self._controlled(found, self._scored(scene, REAL, [blind]))
 
     def _completed(self, scene: Scene, share: Tensors, own: Data, number: int) -> nn.Module:
         """A classifier with the share in it as it is, and the rest learned on the attacker's pictures."""

@@ -15,7 +15,7 @@ from veilmark.audit.attack import Scene
 from veilmark.audit.gradient_inversion import psnr
 from veilmark.audit.record import Record, RecordedRound
 from veilmark.federation.engine import side_by_side
-from veilmark.federation.methods.fedavg import train_locally, weighted_mean
+from veilmark.federation.methods.fedavg import train_locally
 from veilmark.federation.methods.keyed import KeyedOptions
 from veilmark.federation.methods.method import Client, ClientView, Secrets
 from veilmark.federation.methods.ppidsg_landmarks import PPIDSGLandmarksOptions
@@ -74,27 +74,6 @@ def face_network(record: Record, *shares: Tensors, device: torch.device | str = 
     for share in shares:
         network.load_state_dict(share, strict=False)
     return network.to(device)
-
-
-def not_released(record: Record) -> str | None:
-    """Why the record does not hold what the run released; None where it does."""
-    if not record.declared.tensors:
-        return "nothing is released"
-    if (last := record.rounds[-1]).number < record.config.rounds or not last.updates:
-        return f"the last of {record.config.rounds} rounds is not in the record, and with it what was released"
-    return None
-
-
-def finished_share(record: Record) -> Tensors:
-    """What a run ends with, and hands out: the mean of the messages of its last round, as its server takes it.
-
-    Args:
-        record: What the server saw; :func:`not_released` says whether it holds that.
-    """
-    last = record.rounds[-1]
-    before = {name: value.float() if value.is_floating_point() else value for name, value in last.broadcast.items()}
-    means = weighted_mean(last.updates, before)
-    return {name: value.to(last.broadcast[name].dtype) for name, value in means.items()}
 
 
 def holds_heads(names: Collection[str]) -> bool:

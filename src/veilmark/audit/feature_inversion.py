@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from veilmark.audit.attack import REAL, Attack, Finding, Scene, with_controls
+from veilmark.audit.attack import REAL, Attack, Finding, Scene, control_where, with_controls
 from veilmark.audit.gradient_inversion import psnr, sgd_gradient
-from veilmark.audit.record import Record, ThreatModel, network_of
+from veilmark.audit.record import Record, ThreatModel, in_noise, network_of
 from veilmark.federation.samples import SHOWN
 from veilmark.federation.tasks.classify import ClassifierNetwork
 from veilmark.ppidsg.client_training import to_unit
@@ -110,38 +110,58 @@ class PicturesFromHead(Attack):
         for row in range(half, min(half + _REHEARSED, len(public))):
             x = public[row : row + 1]
             loss = class_loss(network(x.to(scene.device)), targets[row : row + 1].to(scene.device))
-            seen = torch.autograd.grad(loss, [named[f"{_FIRST}.weight"], named[f"{_FIRST}.bias"]])
-            blind = [torch.randn(g.shape, generator=generator).to(scene.device) * g.std() for g in seen]
-            for gradients, scores in ((seen, rehearsed), (blind, noise)):
-                made = _decoded(scene, network, decoder, gradients)
+            gradients = torch.autograd.grad(loss, [named[f"{_FIRST}.weight"], named[f"{_FIRST}.bias"]])
+            seen = [record.method.sent_of(some) for some in gradients]
+            blind = [
+                record.method.sent_of(torch.randn(some.shape, generator=generator).to(scene.device) * some.std())
+                for some in seen
+            ]
+            for given, scores in ((seen, rehearsed), (blind, noise)):
+                made = _decoded(scene, network, decoder, given)
                 scores.append(float(psnr(made, x)[0]))
-                if gradients is seen:
+                if given is seen:
                     shown.append(made)
             chances.append(float(psnr(public[:half], x.expand_as(public[:half])).max()))
             scene.advance()
         scene.show("one step on one picture", public[half : half + len(shown)], torch.cat(shown))
-        real, strangers, nearest, made_of = [], [], [], []
-        for (_, client), picture in self.run(scene).items():
+        real, strangers, nearest, made_of, in_vain = [], [], [], [], []
+        decoders = self._decoders(scene)
+        found_in_noise = self.run(scene, in_noise(record, scene.seed), decoders)
+        for (number, client), picture in self.run(scene, record, decoders).items():
             own = to_unit(scene.truth.owners[client].inputs)
             near = psnr(picture.expand_as(own), own)
             real.append(float(near.max()))
             nearest.append(own[int(near.argmax())])
             made_of.append(picture[0])
             strangers.append(max(float(psnr(some[None].expand_as(own), own).max()) for some in public[:half]))
+            in_vain.append(float(psnr(found_in_noise[number, client].expand_as(own), own).max()))
         scene.show(REAL, torch.stack(nearest[:SHOWN]), torch.stack(made_of[:SHOWN]))
         what = ("PSNR of the nearest picture", "dB")
         found = [
             self._finding(scene, "one step on one picture", *what, rehearsed, float(np.mean(chances))),
             self._finding(scene, REAL, *what, real, float(np.mean(strangers))),
         ]
-        return with_controls(found, float(np.mean(rehearsed)), float(np.mean(noise)))
+        found = with_controls(found, float(np.mean(rehearsed)), float(np.mean(noise)))
+        return control_where(found, REAL, float(np.mean(in_vain)))
 
-    def run(self, scene: Scene) -> dict[tuple[int, int], Tensor]:
-        """A picture ``(1, c, s, s)`` by (round, client)."""
-        record, found = scene.record, {}
+    def _decoders(self, scene: Scene) -> dict[int, tuple[ClassifierNetwork, nn.Module]]:
+        """By round, the network that was broadcast, and the way back from its features."""
+        networks = {some.number: network_of(scene.record, some.broadcast, scene.device) for some in scene.record.rounds}
+        return {number: (network, self._decoder(scene, network)) for number, network in networks.items()}
+
+    def run(
+        self, scene: Scene, record: Record, decoders: Mapping[int, tuple[ClassifierNetwork, nn.Module]]
+    ) -> dict[tuple[int, int], Tensor]:
+        """A picture ``(1, c, s, s)`` by (round, client).
+
+        Args:
+            scene: What the attacker has.
+            record: The messages that are attacked: the scene's, or noise in their place.
+            decoders: By round, see :meth:`_decoders`.
+        """
+        found = {}
         for recorded in record.rounds:
-            network = network_of(record, recorded.broadcast, scene.device)
-            decoder = self._decoder(scene, network)
+            network, decoder = decoders[recorded.number]
             share = rate(recorded.number - 1, record.config.rounds, record.config.training.decay_after)
             for client, update in recorded.updates.items():
                 training, names = record.config.training, (f"{_FIRST}.weight", f"{_FIRST}.bias")

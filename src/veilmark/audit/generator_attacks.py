@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Collection
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from veilmark.audit.attack import REAL, Attack, Finding, Scene, with_controls
 from veilmark.audit.cipher_attacks import known_plaintext
-from veilmark.audit.record import Record, ThreatModel
+from veilmark.audit.record import Record, ThreatModel, finished_share, not_released
 from veilmark.federation.methods.ppidsg import PPIDSGOptions, generator_of
 from veilmark.ppidsg.cipher import Cipher, Table
 from veilmark.ppidsg.client_training import to_unit
@@ -135,10 +136,12 @@ class KeyOracle(Attack):
         options = record.method.options
         if not isinstance(options, PPIDSGOptions) or not options.share:
             return "no generator travels"
-        return None if options.scope == "federation" else f"keys are of the scope {options.scope}: no one key to find"
+        if options.scope != "federation":
+            return f"keys are of the scope {options.scope}: no one key to find"
+        return not_released(record)
 
     def findings(self, scene: Scene) -> list[Finding]:
-        """The cipher in place of G, and G as the clients last received it."""
+        """The cipher in place of G, and G as the run ends with it."""
         record, options = scene.record, scene.record.method.options
         assert isinstance(options, PPIDSGOptions)
         assert scene.truth.key is not None
@@ -150,7 +153,7 @@ class KeyOracle(Attack):
         scene.advance()
         guess = self.run(record, public)
         scene.advance()
-        chance = blocks_by_chance(record.task.side, options.block)
+        chance = blocks_by_chance(record.task.channels, record.task.side, options.block, options.without)
         what = ("blocks of the key that are right", "%")
         shape = tuple(public.shape[1:])
         positive = blocks_right(known, rehearsed.table(*shape), shape, options.block)
@@ -166,7 +169,7 @@ class KeyOracle(Attack):
         """The guessed key.
 
         Args:
-            record: What the server saw; an outsider has the last broadcast of it.
+            record: What the server saw; an outsider has what it ends with.
             public: ``(n, c, s, s)`` in [-1, 1], where G is to compute.
         """
         options = record.method.options
@@ -175,8 +178,8 @@ class KeyOracle(Attack):
 
 
 def released(record: Record, device: torch.device | str = "cpu") -> Generator:
-    """The generator as clients last received it, on a device."""
-    return generator_in(record, record.rounds[-1].broadcast, device)
+    """The generator that the run ends with, on a device."""
+    return generator_in(record, finished_share(record), device)
 
 
 def generator_in(record: Record, message: Tensors, device: torch.device | str = "cpu") -> Generator:
@@ -195,12 +198,25 @@ def generator_in(record: Record, message: Tensors, device: torch.device | str = 
 
 
 def blocks_right(guess: Table, true: Table, shape: tuple[int, ...], block: int) -> list[float]:
-    """For each block 100 where all of its pixels go to their place, else 0."""
+    """For each block 100 where all of its pixels go to their place and are negated as they should be, else 0."""
     channels, height, width = shape
-    right = (guess.place == true.place).reshape(channels, height // block, block, width // block, block)
+    same = (guess.place == true.place) & (guess.negated == true.negated)
+    right = same.reshape(channels, height // block, block, width // block, block)
     return [100.0 * bool(some) for some in right.all(axis=(0, 2, 4)).reshape(-1)]
 
 
-def blocks_by_chance(side: int, block: int) -> float:
-    """Percent of a key's blocks that a guess has in their place and the right way up: 8 orientations."""
-    return 100 / (8 * (side // block) ** 2)
+def blocks_by_chance(channels: int, side: int, block: int, without: Collection[str] = ()) -> float:
+    """Percent of a key's blocks that a guess has right: place, orientation, negation, order of colours.
+
+    Args:
+        channels: 1 or 3.
+        side: Of the pictures, in pixels.
+        block: Side of a block.
+        without: Steps of the cipher that are left out; whoever guesses knows that.
+    """
+    turns = {(True, True): 8, (True, False): 4, (False, True): 3, (False, False): 1}
+    ways = turns["rotate" not in without, "flip" not in without]
+    ways *= 1 if "negate" in without else 2
+    ways *= 1 if "colour" in without else math.factorial(channels)
+    ways *= 1 if "permute" in without else (side // block) ** 2
+    return 100 / ways

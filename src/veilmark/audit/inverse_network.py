@@ -9,7 +9,7 @@ from torch import Tensor
 from veilmark.audit.attack import Attack, Finding, Scene, with_controls
 from veilmark.audit.generator_attacks import Generate, InverseNetwork, noise_in_place, released, train_inverse
 from veilmark.audit.gradient_inversion import psnr
-from veilmark.audit.record import Record, ThreatModel
+from veilmark.audit.record import Record, ThreatModel, not_released
 from veilmark.federation.methods.ppidsg import PPIDSGOptions
 from veilmark.ppidsg.cipher import Cipher
 from veilmark.ppidsg.client_training import to_unit
@@ -47,7 +47,7 @@ class PicturesFromGenerated(Attack):
         """There must be a generator to learn from."""
         options = record.method.options
         travels = isinstance(options, PPIDSGOptions) and bool(options.share)
-        return None if travels else "no generator travels"
+        return not_released(record) if travels else "no generator travels"
 
     def findings(self, scene: Scene) -> list[Finding]:
         """The cipher in place of G, then G on held-out public pictures, then on the clients'.
@@ -95,7 +95,7 @@ class PicturesFromGenerated(Attack):
         """The way back from what G made of pictures.
 
         Args:
-            scene: Its record; an outsider has the last broadcast of it.
+            scene: Its record; an outsider has what it ends with.
             public: ``(n, c, s, s)`` in [-1, 1].
         """
         return self._trained(scene, released(scene.record, scene.device), public, self.steps)

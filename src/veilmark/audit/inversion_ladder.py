@@ -6,13 +6,15 @@ of the run. All but the last rung are rehearsed with public pictures, on the net
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from veilmark.audit.attack import REAL, Attack, Finding, Scene, with_controls
+from veilmark.audit.attack import REAL, Attack, Finding, Scene, control_where, with_controls
 from veilmark.audit.gradient_inversion import (
     GradientOf,
     Likeness,
@@ -27,7 +29,7 @@ from veilmark.audit.gradient_inversion import (
 from veilmark.audit.inversion_search import SmallSigmoidNetwork, compact_gradient, search
 from veilmark.audit.label_inference import LabelCounts, apportioned, prior_counts, sign_rule
 from veilmark.audit.played_client import played_gradient, played_steps
-from veilmark.audit.record import Record, RecordedRound, ThreatModel, network_of
+from veilmark.audit.record import Record, RecordedRound, ThreatModel, in_noise, network_of
 from veilmark.federation.messages import Update
 from veilmark.federation.methods.ppidsg import PPIDSGOptions
 from veilmark.federation.samples import SHOWN
@@ -43,7 +45,7 @@ GENERATOR_STEPS = 40
 """Of a search for a generator's pictures, which cost more each."""
 CONTROL_STEPS = 30
 """Of L-BFGS in the positive control."""
-REHEARSED = 2
+REHEARSED = 4
 """Single pictures on a rung of one picture."""
 CLIENTS = 2
 """Messages of the first recorded round that are attacked."""
@@ -84,15 +86,28 @@ class _Ladder(Attack):
     def _beside(
         self, found: Sequence[Finding], positive: tuple[float, float], negative: tuple[float, float]
     ) -> list[Finding]:
-        """Findings beside their controls, by PSNR first, then by SSIM."""
-        return [
-            line
-            for (metric, _), yes, no in zip((_PSNR, _SSIM), positive, negative, strict=True)
-            for line in with_controls([some for some in found if some.metric == metric], yes, no)
-        ]
+        """Findings of rehearsals beside their controls, those of the run beside noise in place of its messages.
+
+        By PSNR first, then by SSIM.
+        """
+        lines = []
+        for (metric, _), yes, no in zip((_PSNR, _SSIM), positive, negative, strict=True):
+            *alike, in_vain = [some for some in found if some.metric == metric]
+            lines += control_where(with_controls(alike, yes, no), REAL, in_vain.value)
+        return lines
+
+    @abstractmethod
+    def run(self, scene: Scene, record: Record) -> dict[int, Tensor]:
+        """Pictures ``(n, c, s, s)`` by client, out of the first messages of a record: the run's, or noise for them."""
+
+    def _messages(self, scene: Scene) -> list[Finding]:
+        """Findings of the run's messages, then of noise in their place."""
+        quiet = replace(scene, show=lambda rung, true, made: None)
+        in_vain = self._real(quiet, self.run(scene, in_noise(scene.record, scene.seed)))
+        return [*self._real(scene, self.run(scene, scene.record)), *in_vain]
 
     def _real(self, scene: Scene, made: Mapping[int, Tensor]) -> list[Finding]:
-        """Scores pictures that were made of the run's messages: by client, the pair that is most alike."""
+        """Scores pictures that were made of messages: by client, the pair that is most alike."""
         nearest, shown, chances = [], [], []
         for client, pictures in made.items():
             own = to_unit(scene.truth.owners[client].inputs)
@@ -185,17 +200,17 @@ class InversionOfClassifier(_Ladder):
         found = [
             *self._rehearsed(scene, "one picture, one step of SGD, everything known", public[rows], torch.cat(single)),
             *self._rehearsed(scene, "four pictures, one step of SGD, everything known", public[few], several),
-            *self._real(scene, self.run(scene)),
+            *self._messages(scene),
         ]
         return self._beside(found, self._control(scene), _in_order(torch.cat(blind), public[rows]))
 
-    def run(self, scene: Scene) -> dict[int, Tensor]:
+    def run(self, scene: Scene, record: Record) -> dict[int, Tensor]:
         """Pictures ``(n, c, s, s)`` by client, of the first messages.
 
         What is taken for the gradient is the mean over the steps of the round; labels are read from the last layer's
         bias where it travels.
         """
-        record, training, classes = scene.record, scene.record.config.training, len(scene.record.task.classes)
+        training, classes = record.config.training, len(record.task.classes)
         first, updates = _attacked(record)
         network = network_of(record, first.broadcast, scene.device)
         names = [name for name, _ in network.named_parameters() if name in record.declared.tensors]
@@ -276,11 +291,11 @@ class InversionOfGenerator(_Ladder):
             for line in self._rehearsed(scene, rung, public[rows], torch.cat(pictures))
         ]
         noise = _in_order(torch.cat(made[3]), public[rows])
-        return self._beside([*found, *self._real(scene, self.run(scene))], (found[0].value, found[1].value), noise)
+        return self._beside([*found, *self._messages(scene)], (found[0].value, found[1].value), noise)
 
-    def run(self, scene: Scene) -> dict[int, Tensor]:
+    def run(self, scene: Scene, record: Record) -> dict[int, Tensor]:
         """Pictures ``(n, c, s, s)`` by client, of the first messages: D, F, C, the key and labels are guessed."""
-        record, classes = scene.record, len(scene.record.task.classes)
+        classes = len(record.task.classes)
         first, updates = _attacked(record)
         gradient, made = played_gradient(scene, 2), {}
         # In the order of the gradients; a message has its own.

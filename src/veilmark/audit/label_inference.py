@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from veilmark.audit.answers import logits_of
-from veilmark.audit.attack import REAL, Attack, Finding, Scene, with_controls
-from veilmark.audit.record import Record, ThreatModel, network_of
+from veilmark.audit.attack import REAL, Attack, Finding, Scene, control_where, with_controls
+from veilmark.audit.record import Record, ThreatModel, in_noise, network_of
 from veilmark.federation.tasks.task import Data
 from veilmark.ppidsg.client_training import to_unit
 from veilmark.run.local_training import rate, sgd_weight
@@ -279,27 +279,34 @@ class LabelCounts(Attack):
             few = to_unit(scene.public.inputs[rows].to(scene.device))
             loss = cross_entropy(network(few), scene.public.targets[rows].to(scene.device))
             gradient = torch.autograd.grad(loss, [dict(network.named_parameters())[_BIAS]])[0].cpu()
+            gradient = record.method.sent_of(gradient)
             said = _said_of_classes(network, scene.public, rows)
             truth = np.bincount(scene.public.targets[rows].numpy(), minlength=classes)
-            blind = torch.from_numpy(rng.normal(0, float(gradient.std()), classes)).float()
+            blind = record.method.sent_of(torch.from_numpy(rng.normal(0, float(gradient.std()), classes)).float())
             rehearsed.append(100 - label_score(counts_from_bias(gradient, said, len(rows)), truth).l1)
             noise.append(100 - label_score(counts_from_bias(blind, said, len(rows)), truth).l1)
             prior.append(100 - label_score(prior_counts(len(rows), classes), truth).l1)
             scene.advance()
-        guessed = self.run(record, scene.public, scene.device)
-        real, chance = [], []
-        for (_, client), counts in guessed.items():
-            have = np.bincount(scene.truth.owners[client].targets.numpy(), minlength=classes)
-            # Guesses count pictures of one pass, or of the steps taken: compared as shares of the client's pictures.
-            wanted = apportioned(torch.from_numpy(have), int(counts.sum()))
-            real.append(100 - label_score(counts, wanted).l1)
-            chance.append(100 - label_score(prior_counts(int(counts.sum()), classes), wanted).l1)
+        real, chance = self._right(scene, self.run(record, scene.public, scene.device))
+        in_vain, _ = self._right(scene, self.run(in_noise(record, scene.seed), scene.public, scene.device))
         what = ("pictures counted in the right class", "%")
         found = [
             self._finding(scene, f"one step of {size} pictures", *what, rehearsed, float(np.mean(prior))),
             self._finding(scene, REAL, *what, real, float(np.mean(chance))),
         ]
-        return with_controls(found, float(np.mean(rehearsed)), float(np.mean(noise)))
+        found = with_controls(found, float(np.mean(rehearsed)), float(np.mean(noise)))
+        return control_where(found, REAL, float(np.mean(in_vain)))
+
+    def _right(self, scene: Scene, guessed: dict[tuple[int, int], Counts]) -> tuple[list[float], list[float]]:
+        """By message, how much of the client's pictures is counted right; and by somebody who saw nothing."""
+        classes, right, chance = len(scene.record.task.classes), [], []
+        for (_, client), counts in guessed.items():
+            have = np.bincount(scene.truth.owners[client].targets.numpy(), minlength=classes)
+            # Guesses count pictures of one pass, or of the steps taken: compared as shares of the client's pictures.
+            wanted = apportioned(torch.from_numpy(have), int(counts.sum()))
+            right.append(100 - label_score(counts, wanted).l1)
+            chance.append(100 - label_score(prior_counts(int(counts.sum()), classes), wanted).l1)
+        return right, chance
 
     def run(self, record: Record, public: Data, device: torch.device | str = "cpu") -> dict[tuple[int, int], Counts]:
         """Counts by (round, client), of as many pictures as the client says it has.

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.metrics import roc_auc_score
 from sklearn.neural_network import MLPClassifier
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -95,7 +94,7 @@ def lira(
     """LiRA, online (Carlini et al. 2022): how much likelier a confidence is if the picture was learned.
 
     A normal distribution for each picture, with and without it; one variance for all pictures, as they do where there
-    are few shadows.
+    are few shadows, wider by what a mean of few shadows may be wrong by.
 
     Args:
         asked: ``(n,)`` confidences of the network that is attacked.
@@ -114,9 +113,11 @@ def lira(
         raise ValueError("every picture must be in some shadows and not in others; take more shadows")
     log_likelihood = []
     for chosen in (member, stranger):
-        masked = np.ma.masked_array(shadows, ~chosen)
+        masked, count = np.ma.masked_array(shadows, ~chosen), chosen.sum(axis=0)
         mean = masked.mean(axis=0)
-        variance = float((masked - mean).var()) + 1e-9
+        # About means of few shadows deviations are too small, and the mean itself is uncertain.
+        within = float(((masked - mean) ** 2).sum()) / max(1, int((count - 1).sum())) + 1e-9
+        variance = within * (1 + 1 / count)
         log_likelihood.append(-0.5 * (asked - mean.data) ** 2 / variance - 0.5 * np.log(variance))
     found: Scores = log_likelihood[0] - log_likelihood[1]
     return found
@@ -150,39 +151,76 @@ class MembershipScore:
     strangers: int
 
 
-def membership_score(members: Scores, strangers: Scores, seed: int = 0, draws: int = 500) -> MembershipScore:
-    """Scores an attack, with intervals by bootstrap over pictures.
+def membership_score(
+    pairs: Sequence[tuple[Scores, Scores]], seed: int = 0, *, common: bool = False, draws: int = 1000
+) -> MembershipScore:
+    """Scores an attack: means over the networks that are attacked, with intervals by bootstrap over pictures.
 
-    A true-positive rate is measured only where at least ten strangers lie above its threshold: at 1 % it takes 1,000
-    strangers, at 0.1 % 10,000.
+    Members and strangers are drawn anew both: a thousand strangers who happen to look strange move the figure of every
+    network alike. A true-positive rate is measured only where at least ten strangers lie above its threshold: at 1 % it
+    takes 1,000 strangers, at 0.1 % 10,000.
 
     Args:
-        members: ``(n,)`` scores of pictures that were learned.
-        strangers: ``(m,)`` scores of pictures that were not.
+        pairs: By attacked network, scores ``(n,)`` of pictures that were learned, and ``(m,)`` of pictures that were
+            not.
         seed: Of the bootstrap.
+        common: Whether strangers are the same pictures, in the same order, for all networks.
         draws: Of the bootstrap.
     """
     rng = np.random.default_rng(seed)
-    rows = [(rng.integers(len(members), size=len(members)), rng.integers(len(strangers), size=len(strangers)))
-            for _ in range(draws)]  # fmt: skip
+    areas, rates = [], {allowed: [] for allowed in (0.01, 0.001)}  # type: ignore[var-annotated]
+    drawn: NDArray[np.int64] | None = None
+    for members, strangers in pairs:
+        mine = rng.integers(len(members), size=(draws, len(members)))
+        if drawn is None or not common:
+            drawn = rng.integers(len(strangers), size=(draws, len(strangers)))
+        areas.append(resampled_area(members, strangers, mine, drawn))
+        for allowed, found in rates.items():
+            if len(strangers) * allowed >= NEEDED:
+                above = int(np.floor(len(strangers) * allowed))
+                threshold = np.sort(strangers[drawn], axis=1)[:, len(strangers) - 1 - above]
+                hits = (members[mine] > threshold[:, None]).mean(axis=1)
+                found.append(np.r_[true_positive_rate(members, strangers, allowed), hits])
 
-    def rate(allowed: float | None) -> Rate:
-        if allowed is not None and len(strangers) * allowed < NEEDED:
+    def rate(found: Sequence[NDArray[np.float64]]) -> Rate:
+        if not found:
             return Rate(None, None, None)
+        value, *others = np.mean(found, axis=0)
+        low, high = np.quantile(others, [0.025, 0.975])
+        return Rate(float(value), float(low), float(high))
 
-        def figure(one: Scores, other: Scores) -> float:
-            return _auc(one, other) if allowed is None else true_positive_rate(one, other, allowed)
-
-        drawn = [figure(members[m], strangers[s]) for m, s in rows]
-        low, high = np.quantile(drawn, [0.025, 0.975])
-        return Rate(figure(members, strangers), float(low), float(high))
-
-    return MembershipScore(rate(None), rate(0.01), rate(0.001), len(members), len(strangers))
+    counts = sum(len(members) for members, _ in pairs), len(pairs[0][1])
+    return MembershipScore(rate(areas), rate(rates[0.01]), rate(rates[0.001]), *counts)
 
 
-def _auc(members: Scores, strangers: Scores) -> float:
-    truth = np.r_[np.ones(len(members)), np.zeros(len(strangers))]
-    return float(roc_auc_score(truth, np.r_[members, strangers]))
+def resampled_area(
+    members: Scores,
+    strangers: Scores,
+    mine: NDArray[np.int64],
+    drawn: NDArray[np.int64],
+    compared: NDArray[np.bool_] | None = None,
+) -> NDArray[np.float64]:
+    """The area under the curve, and that of each draw of a bootstrap, ``(1 + draws,)``; 0.5 where nothing is compared.
+
+    Args:
+        members: ``(n,)`` scores.
+        strangers: ``(m,)`` scores.
+        mine: ``(draws, n)`` rows of members.
+        drawn: ``(draws, m)`` rows of strangers.
+        compared: ``(n, m)``: which are compared with which; all by default.
+    """
+    wins = (members[:, None] > strangers) + 0.5 * (members[:, None] == strangers)
+    counted = np.ones_like(wins) if compared is None else compared.astype(np.float64)
+    draws = range(len(mine))
+    of_members = np.stack([np.ones(len(members)), *(np.bincount(mine[i], minlength=len(members)) for i in draws)])
+    of_strangers = np.stack(
+        [np.ones(len(strangers)), *(np.bincount(drawn[i], minlength=len(strangers)) for i in draws)]
+    )
+    # By member and draw: its share of wins among the strangers that were drawn and are compared with it.
+    won, of = ((wins * counted) @ of_strangers.T, counted @ of_strangers.T)
+    shares = np.where(of > 0, won / np.maximum(of, 1), 0.5)
+    found: NDArray[np.float64] = (of_members.T * shares).sum(axis=0) / len(members)
+    return found
 
 
 def true_positive_rate(members: Scores, strangers: Scores, allowed: float) -> float:
@@ -202,23 +240,26 @@ class MembershipAttack(Attack):
         missing = set(record.task.network(0).state_dict()) - set(record.declared.tensors)
         return f"the server has no whole classifier to ask: {sorted(missing)[0]} does not travel" if missing else None
 
-    def _scored(self, scene: Scene, rung: str, pairs: Sequence[tuple[Scores, Scores]]) -> list[Finding]:
+    def _scored(
+        self, scene: Scene, rung: str, pairs: Sequence[tuple[Scores, Scores]], common: bool = False
+    ) -> list[Finding]:
         """A mean over targets of the area under the curve, and of the members found at 1 % if that can be measured.
 
         Args:
             scene: Of the attack.
             rung: What the attacker had.
             pairs: Scores of members and of strangers, by attacked network.
+            common: Whether strangers are the same for all of them.
         """
-        scores = [membership_score(members, strangers, scene.seed, draws=1) for members, strangers in pairs]
+        score = membership_score(pairs, scene.seed, common=common)
         found = []
-        for metric, rates, chance in (
-            ("area under the curve", [score.auc.value for score in scores], 50.0),
-            ("members found at 1 % false alarms", [score.at_percent.value for score in scores], 1.0),
+        for metric, figure, chance in (
+            ("area under the curve", score.auc, 50.0),
+            ("members found at 1 % false alarms", score.at_percent, 1.0),
         ):
-            values = [100 * value for value in rates if value is not None]
-            if values:
-                found.append(self._finding(scene, rung, metric, "%", values, chance))
+            if figure.value is not None and figure.low is not None and figure.high is not None:
+                line = self._finding(scene, rung, metric, "%", [100 * figure.value], chance)
+                found.append(replace(line, n=score.members, low=100 * figure.low, high=100 * figure.high))
         return found
 
     def _controlled(self, found: Sequence[Finding], negative: Sequence[Finding]) -> list[Finding]:
@@ -243,7 +284,7 @@ class MembershipByLoss(MembershipAttack):
         record, public = scene.record, scene.public
         strangers = scene.truth.strangers or public
         learned = min(40, len(public) // 2)
-        start, rehearsal = (network_of(record, record.rounds[0].broadcast, scene.device) for _ in range(2))
+        start, rehearsal = (network_of(record, record.start, scene.device) for _ in range(2))
         inputs, targets = (some[:learned].to(scene.device) for some in (to_unit(public.inputs), public.targets))
         optimizer = torch.optim.Adam(rehearsal.parameters(), 1e-3)
         for _ in range(20):
@@ -263,8 +304,8 @@ class MembershipByLoss(MembershipAttack):
             real.append((_losses(sent, own), _losses(sent, strangers)))
             untrained.append((_losses(start, own), at_start))
             scene.advance()
-        found = overfit + self._scored(scene, REAL, real)
-        return self._controlled(found, self._scored(scene, REAL, untrained))
+        found = overfit + self._scored(scene, REAL, real, common=True)
+        return self._controlled(found, self._scored(scene, REAL, untrained, common=True))
 
 
 def _losses(network: nn.Module, data: Data) -> Scores:

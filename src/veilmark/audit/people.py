@@ -17,16 +17,14 @@ from veilmark.audit.faces import (
     Lesson,
     as_array,
     face_network,
-    finished_share,
     fit_by_person,
     holds_heads,
-    not_released,
     people_of,
     rows_of,
     trained_side_by_side,
 )
 from veilmark.audit.membership import Scores, membership_score
-from veilmark.audit.record import Record, ThreatModel
+from veilmark.audit.record import Record, ThreatModel, finished_share, not_released
 from veilmark.federation.tasks.task import Data
 from veilmark.run.checkpoints import Tensors
 from veilmark.run.seeds import rng_for
@@ -121,7 +119,7 @@ class PersonMembership(Attack):
     def _area(self, scene: Scene, rung: str, metric: str, scores: Mapping[str, tuple[Scores, Scores]]) -> Finding:
         """The area under the curve by a metric; its interval is over members and strangers."""
         members, strangers = scores[metric]
-        area = membership_score(members, strangers, scene.seed).auc
+        area = membership_score([(members, strangers)], scene.seed).auc
         assert area.value is not None
         assert area.low is not None
         assert area.high is not None

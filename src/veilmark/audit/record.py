@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from veilmark.federation.config import FederationConfig, LandmarksFederation, federation_from
 from veilmark.federation.messages import Declared, Update, UpdateRefused
+from veilmark.federation.methods.fedavg import weighted_mean
 from veilmark.federation.methods.method import Method, Server, ServerView
 from veilmark.federation.tasks.classify import ClassifierNetwork, Classify
 from veilmark.federation.tasks.landmarks import LandmarksTask
@@ -25,6 +26,7 @@ from veilmark.federation.tasks.task import Data, Task
 from veilmark.federation.transcript import VERSION, Transcript, TranscriptError
 from veilmark.run.checkpoints import Tensors, read_tensors
 from veilmark.run.errors import ConfigError, VeilmarkError
+from veilmark.run.seeds import rng_for
 from veilmark.sht.training_sets import NetworkConfig
 
 
@@ -34,7 +36,7 @@ class ThreatModel(StrEnum):
     server = "honest-but-curious server"
     """The record."""
     client = "curious client"
-    """The record, its own pictures and networks, and a secret of the federation's scope."""
+    """The broadcasts, its own pictures and networks, and a secret of the federation's scope."""
     outsider = "outsider"
     """The released weights and public data."""
 
@@ -108,6 +110,7 @@ class Record:
         method: What clients do, with its public options.
         server: What the server knows: networks and settings, no example.
         declared: What an update looks like, in those terms.
+        start: What the first round is sent: public, for it comes from the seed.
         rounds: The recorded rounds, oldest first.
     """
 
@@ -115,6 +118,7 @@ class Record:
     method: Method[Any]
     server: ServerView
     declared: Declared
+    start: Tensors
     rounds: tuple[RecordedRound, ...]
 
     @property
@@ -171,8 +175,61 @@ def read_record(path: Path) -> Record:
         rounds.setdefault(int(number), {})[name.removesuffix(".safetensors")] = transcript.path / file
     if not rounds:
         raise TranscriptError(f"{transcript.path} holds no round; play the federation with --set record=all")
+    if missing := sorted(set(config.recorded()) - set(rounds)):
+        raise TranscriptError(
+            f"{transcript.path} lacks round {missing[0]}, which the config says is recorded: it was cut short, or the "
+            "run is not finished; go on with veilmark federate --resume"
+        )
     read = [_round(number, found, declared, sent, made, config.clients) for number, found in sorted(rounds.items())]
-    return Record(config, method, server, Declared.like(made.broadcast(), declared.metrics), tuple(read))
+    declared_as = Declared.like(made.broadcast(), declared.metrics)
+    return Record(config, method, server, declared_as, made.broadcast(), tuple(read))
+
+
+def not_released(record: Record) -> str | None:
+    """Why the record does not hold what the run released; None where it does."""
+    if not record.declared.tensors:
+        return "nothing is released"
+    if (last := record.rounds[-1]).number < record.config.rounds or not last.updates:
+        return f"the last of {record.config.rounds} rounds is not in the record, and with it what was released"
+    return None
+
+
+def finished_share(record: Record) -> Tensors:
+    """What a run ends with, and hands out: the mean of the messages of its last round, as its server takes it.
+
+    A server that does more (``fedcg`` distils, ``dp`` may add noise) hands out something near it.
+
+    Args:
+        record: What the server saw; :func:`not_released` says whether it holds that.
+    """
+    last = record.rounds[-1]
+    before = {name: value.float() if value.is_floating_point() else value for name, value in last.broadcast.items()}
+    means = weighted_mean(last.updates, before)
+    return {name: value.to(last.broadcast[name].dtype) for name, value in means.items()}
+
+
+def in_noise(record: Record, seed: int) -> Record:
+    """The record with noise in place of what clients changed: what negative controls of the run itself are played on.
+
+    Args:
+        record: What the server saw.
+        seed: Of the noise, which has the spread of each change, tensor by tensor, pruned where the method prunes.
+    """
+    rounds = []
+    for recorded in record.rounds:
+        updates = {}
+        for client, update in recorded.updates.items():
+            generator = torch.Generator().manual_seed(int(rng_for(seed, 75, recorded.number, client).integers(2**31)))
+            tensors = dict(update.tensors)
+            for name, value in update.tensors.items():
+                if name in recorded.broadcast and value.is_floating_point():
+                    before = recorded.broadcast[name].to(value.dtype)
+                    spread = (value - before).square().mean().sqrt()
+                    noise = spread * torch.randn(value.shape, generator=generator)
+                    tensors[name] = before + record.method.sent_of(noise)
+            updates[client] = replace(update, tensors=tensors)
+        rounds.append(replace(recorded, updates=updates))
+    return replace(record, rounds=tuple(rounds))
 
 
 def network_of(record: Record, tensors: Tensors, device: torch.device | str = "cpu") -> ClassifierNetwork:

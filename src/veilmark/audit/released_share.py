@@ -12,14 +12,12 @@ from veilmark.audit.attack import REAL, Attack, Finding, Scene, with_controls
 from veilmark.audit.faces import (
     as_array,
     face_network,
-    finished_share,
     halves,
     landmark_errors,
-    not_released,
     people_of,
     trained,
 )
-from veilmark.audit.record import Record, ThreatModel
+from veilmark.audit.record import Record, ThreatModel, finished_share, not_released
 from veilmark.federation.engine import side_by_side
 from veilmark.federation.tasks.task import Data
 from veilmark.run.checkpoints import Tensors

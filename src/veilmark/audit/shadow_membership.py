@@ -69,7 +69,7 @@ class MembershipByShadows(MembershipAttack):
             found += self._scored(scene, rung, pairs)
         record = scene.record
         # All clients' messages at once, and the untrained start: one attack network serves all.
-        answers = [logits_of(network_of(record, record.rounds[0].broadcast, scene.device), asked.pool.inputs)]
+        answers = [logits_of(network_of(record, record.start, scene.device), asked.pool.inputs)]
         for update in record.rounds[-1].updates.values():
             answers.append(logits_of(network_of(record, update.tensors, scene.device), asked.pool.inputs))
             scene.advance()
@@ -77,9 +77,9 @@ class MembershipByShadows(MembershipAttack):
         given = self.scores(shadows, everyone, torch.stack(answers), asked.pool.targets, scene.seed)
         rows = list(asked.owners.values())
         real = [(scores[own], scores[asked.strangers]) for own, scores in zip(rows, given[1:], strict=True)]
-        found += self._scored(scene, REAL, real)
+        found += self._scored(scene, REAL, real, common=True)
         untrained = [(given[0, own], given[0, asked.strangers]) for own in rows]
-        return self._controlled(found, self._scored(scene, REAL, untrained))
+        return self._controlled(found, self._scored(scene, REAL, untrained, common=True))
 
 
 class MembershipByLiRA(MembershipByShadows):

@@ -129,7 +129,7 @@ def shadows_of(scene: Scene, asked: Questions, federations: int) -> tuple[Shadow
     """Trains shadows, once for all attacks on a record: some that know their pictures by heart, and some as the run.
 
     Args:
-        scene: Its record, with the first broadcast and the public settings.
+        scene: Its record, with the public start and settings.
         asked: The pictures.
         federations: How many are played: a multiple of three, 6 at least.
 
@@ -156,7 +156,7 @@ def _by_heart(scene: Scene, public: Data) -> Shadows:
     said = []
     for row in learned:
         data = _taken(few, np.flatnonzero(row)).to(scene.device)
-        network = network_of(scene.record, scene.record.rounds[0].broadcast, scene.device)
+        network = network_of(scene.record, scene.record.start, scene.device)
         optimizer = torch.optim.Adam(network.parameters(), 1e-3)
         for _ in range(KNOWN_STEPS):
             optimizer.zero_grad(set_to_none=True)

@@ -120,7 +120,7 @@ def score_columns(score: dict[str, Any]) -> dict[str, float]:
         score: What a task's ``summary`` says.
     """
     columns = {name: score[name] for name in ("mean", "min", "max")}
-    if "own_distribution" in score:
+    if score.get("own_distribution") is not None:
         columns["own mix"] = score["own_distribution"]
     for size, figures in list(score.get("sizes", {}).items())[1:]:
         columns[f"{size} px"] = figures["mean"]

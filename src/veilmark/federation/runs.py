@@ -125,6 +125,7 @@ def run_federation(
         "counts": partition["counts"],
         "owners": [owned.fingerprint for owned in owners],
         "refused": [said for record in records for said in record.get("refused", [])],
+        "transcript": transcript.end(),
     }
     summary["samples"] = write_samples(side, server.broadcast(), config.rounds, run.path / "samples.png")
     write_json(run.path / "summary.json", summary)

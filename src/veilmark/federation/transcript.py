@@ -2,7 +2,9 @@
 
 ``manifest.json`` (version, public config, shapes), a folder for each recorded round with ``broadcast.safetensors`` and
 one ``client-<number>.safetensors`` for each message, and ``chain.jsonl``: one line a file, each with the hash of the
-line before, so that nothing can be changed, dropped or put in afterwards without breaking what follows.
+line before, so that nothing can be changed or put in afterwards without breaking what follows, and a run's
+``summary.json`` has the hash of the last line, so that nothing can be cut off. This finds accidents and careless edits:
+who may write all of these files can write them all anew.
 """
 
 from __future__ import annotations
@@ -128,6 +130,11 @@ class Transcript:
 
     def _line(self, file: str, previous: str) -> str:
         return json.dumps({"file": file, "sha256": _file_hash(self.path / file), "previous": previous})
+
+    def end(self) -> str:
+        """The hash of the chain's last line: another transcript has another; empty where there is none."""
+        lines = self._lines()
+        return _hash(lines[-1].encode()) if lines else ""
 
     def _lines(self) -> list[str]:
         chain = self.path / CHAIN

@@ -93,8 +93,9 @@ class Verdict:
 def verdict(findings: Sequence[AuditFinding]) -> Verdict:
     """What may be said of the findings of one attack.
 
-    An attack that does not succeed where it must, beyond the interval of that rung, shows nothing; and *private* is
-    never said: what an attack that works does not find, another may.
+    An attack that does not succeed where it must shows nothing: in its control, and on the easiest rung of the method's
+    own networks, beyond the interval and beyond noise there. *Private* is never said: what an attack that works does
+    not find, another may.
 
     Args:
         findings: Of one attack, easiest rung first; larger is worse for the clients.
@@ -104,9 +105,11 @@ def verdict(findings: Sequence[AuditFinding]) -> Verdict:
     control = easy.positive_control
     works = control is not None and control > easy.chance
     alike = [found for found in findings if found.metric == easy.metric and found.rung != REAL]
-    if rung := next((found for found in alike if found.value == control), None):
-        # A rung is the control: it must succeed beyond its interval, and do what noise does not.
-        works = rung.low > max(rung.chance, -math.inf if rung.negative_control is None else rung.negative_control)
+    # Where a rung is the control it is that one, else the easiest: a control on another network does not stand for it.
+    rung = next((found for found in alike if found.value == control), alike[0] if alike else None)
+    if rung is not None:
+        noise = -math.inf if rung.negative_control is None else rung.negative_control
+        works = works and rung.low > max(rung.chance, noise)
     # Noise that does as well as the real thing: the measure, not the update, makes the figure.
     sound = real is not None and (real.negative_control is None or real.low > real.negative_control)
     if real is None:

@@ -10,6 +10,9 @@ it broadcasts. With N clients, T rounds, m examples of a client, L times that it
 example moves a client's result no more than if the result were the mean of m clipped contributions, which several steps
 of SGD with momentum do not promise; the Gaussian mechanism with this c is proven for epsilon below 1; and rounds are
 composed by the factor L alone. It is not the epsilon of an accountant of noisy SGD.
+
+What differs from the paper: local training has no proximal term, and m is each client's own number of examples, where
+the paper takes the smallest. How well a client fits its examples is not sent: no noise would cover it.
 """
 
 from __future__ import annotations
@@ -95,6 +98,11 @@ class NoisyClient(FedAvgClient):
         super().__init__(view, learner, list(learner.model.state_dict()))
         self.options = options
 
+    def train_round(self, broadcast: Tensors, round_number: int) -> Update:
+        """A round of training; its losses stay with the client."""
+        update = super().train_round(broadcast, round_number)
+        return Update(update.tensors, {}, update.examples)
+
     def protect(self, broadcast: Tensors, trained: Tensors, round_number: int) -> Tensors:
         """The bounded result with noise, from the client's secret: whoever could draw it again could take it off."""
         options = self.options
@@ -119,7 +127,7 @@ class NoisyServer(FedAvgServer):
     """
 
     def __init__(self, view: ServerView, options: DPOptions) -> None:
-        super().__init__(view.task.network(view.seed).state_dict(), view.task.metrics)
+        super().__init__(view.task.network(view.seed).state_dict(), ())
         self.view, self.options, self.rounds = view, options, 0
 
     def combine(self, updates: Mapping[int, Update]) -> None:

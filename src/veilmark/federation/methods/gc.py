@@ -2,6 +2,9 @@
 
 Zhu, Liu and Han 2019 (arXiv 1906.08935, section 5) found that reconstruction from gradients fails where enough of
 them are pruned; it is one of the five defences that PPIDSG was compared with.
+
+What differs from Lin et al.: what a client's round has changed is pruned, not the gradient of a step, and momentum
+correction, masking, local clipping and the warm-up of the share are left out.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor, nn
 
@@ -22,8 +23,6 @@ from veilmark.run.local_training import Training
 from veilmark.run.seeds import rng_for
 
 Network = TypeVar("Network", bound=nn.Module)
-
-_SCORES = ("accuracy", "own_distribution")
 
 
 class ClassifyConfig(BaseModel):
@@ -122,6 +121,8 @@ class Classify(Task):
         channels: 1 or 3.
         side: Pixels of a picture, after it was enlarged where it was small.
         test: Untouched test pictures.
+        counts: ``(clients, classes)``: how many pictures of each class clients have, where that is known: a simulation
+            knows, a server does not.
     """
 
     name = "classify"
@@ -129,8 +130,17 @@ class Classify(Task):
     score_name = "accuracy"
     score_words = "accuracy, %"
 
-    def __init__(self, config: ClassifyConfig, classes: tuple[str, ...], channels: int, side: int, test: Data) -> None:
+    def __init__(
+        self,
+        config: ClassifyConfig,
+        classes: tuple[str, ...],
+        channels: int,
+        side: int,
+        test: Data,
+        counts: Sequence[Sequence[int]] | None = None,
+    ) -> None:
         self.config, self.classes, self.channels, self.side, self.test = config, classes, channels, side, test
+        self.counts = counts
         self.head_widths, self.test_inputs = config.head_widths, test.inputs
 
     def description(self) -> dict[str, Any]:
@@ -155,23 +165,35 @@ class Classify(Task):
         return ClassifierLearner(self.network(seed), data)
 
     def score(self, answers: Tensor, own: Data) -> dict[str, list[float]]:
-        """Accuracy in percent: on the whole test set, and weighted by the client's own mix of classes."""
+        """Accuracy in percent, on the whole test set and of each of its classes.
+
+        Nothing of the client's own examples is in it: weighted by their mix of classes, a figure a round would tell
+        that mix to whoever can compute the accuracies himself, as the server of one model for all can.
+        """
         labels, count = self.test.targets, len(self.classes)
         right = torch.bincount(labels[answers == labels], minlength=count)
         there = torch.bincount(labels, minlength=count)
-        mix = torch.bincount(own.targets, minlength=count) / len(own)
-        weighted = 100 * float((mix * right / there.clamp(min=1)).sum())
-        return {"accuracy": [100 * float(right.sum()) / len(labels)], "own_distribution": [weighted]}
+        each = 100 * right / there.clamp(min=1)
+        return {"accuracy": [100 * float(right.sum()) / len(labels)], "of_classes": each.tolist()}
 
     def summary(self, scores: dict[int, dict[str, list[float]]]) -> dict[str, Any]:
-        """Accuracy in percent over the clients, and of each."""
-        accuracy, own = ([score[name][0] for _, score in sorted(scores.items())] for name in _SCORES)
+        """Accuracy in percent over the clients, of each, and on their own mixes of classes where these are known.
+
+        A class without test pictures is left out of a mix.
+        """
+        accuracy = [score["accuracy"][0] for _, score in sorted(scores.items())]
+        own: list[float] = []
+        there = np.bincount(self.test.targets.numpy(), minlength=len(self.classes)) > 0
+        for number, score in scores.items():
+            mix = there * np.asarray(self.counts[number] if self.counts is not None else 0, dtype=np.float64)
+            if mix.any():
+                own.append(float(mix @ np.asarray(score["of_classes"]) / mix.sum()))
         return {
             "mean": float(np.mean(accuracy)),
             "min": min(accuracy),
             "max": max(accuracy),
             "per_client": accuracy,
-            "own_distribution": float(np.mean(own)),
+            "own_distribution": float(np.mean(own)) if own else None,
         }
 
 
@@ -204,10 +226,22 @@ def load_classify(
         if config.test > len(test):
             raise ConfigError(f"test = {config.test}: the set has {len(test)} test pictures; take fewer")
         test = test.take(np.sort(rng_for(0, 24).permutation(len(test))[: config.test]))
+    kinds = [_kind(pictures), _kind(resized(test.images))]
+    if kinds[0] != kinds[1]:
+        raise ConfigError(
+            f"{data or config.layout}: training pictures are {kinds[0]}, test pictures {kinds[1]}; make them alike"
+        )
     part = _deal(train, config, clients, seed)
-    task = Classify(config, train.classes, channels, height, _as_data(test.images, test.labels, "test"))
+    partition = part.summary(train.labels, train.classes)
+    test_data = _as_data(test.images, test.labels, "test")
+    task = Classify(config, train.classes, channels, height, test_data, partition["counts"])
     owners = [_as_data(pictures[rows], train.labels[rows], "train", rows.tolist()) for rows in part.clients]
-    return task, owners, part.summary(train.labels, train.classes), train.skipped | test.skipped
+    return task, owners, partition, train.skipped | test.skipped
+
+
+def _kind(pictures: NDArray[np.uint8]) -> str:
+    channels, height, width = pictures.shape[1:]
+    return f"{'gray' if channels == 1 else 'RGB'}, {width} x {height}"
 
 
 def without_owner(config: ClassifyConfig, data: Path | None, owners: Sequence[Data], most: int) -> Data | None:
