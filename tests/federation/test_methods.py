@@ -121,6 +121,22 @@ def test_who_leaves_a_tensor_as_it_was_has_no_say_in_it():
     assert weighted_mean(updates)["detector"].tolist() == pytest.approx([2.0, 3.0])
 
 
+@pytest.mark.parametrize(("name", "lasts"), [("local", True), ("none", False)])
+def test_a_client_alone_keeps_its_momentum(bench, name, lasts):
+    one = bench()
+    client = one.client(method(name))
+    broadcast = one.server(method(name)).broadcast()
+    client.train_round(broadcast, 0)
+    kept = {key: value for key, value in client.state().items() if "momentum" in key}
+    assert bool(kept) == lasts
+    again = one.client(method(name))
+    again.load_state(client.state())
+    for some in (client, again):
+        some.train_round(broadcast, 1)
+    weights = [some.learner.model.state_dict() for some in (client, again)]
+    assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())
+
+
 def test_averaging_learns_and_local_training_differs_by_client(bench):
     one = bench(images=24, epochs=6, lr=0.01)
     server, _, _ = play(one, method("none"), rounds=2)

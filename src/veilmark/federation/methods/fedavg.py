@@ -133,7 +133,12 @@ class FedAvgClient(Client):
 
     def __init__(self, view: ClientView, learner: Learner, shared: list[str]) -> None:
         self.view, self.learner, self.shared = view, learner, shared
-        self.lasting = adamw(learner.model, view.training) if view.training.optimizer == "adamw" else None
+        self.lasting: torch.optim.Optimizer | None = None
+        if view.training.optimizer == "adamw":
+            self.lasting = adamw(learner.model, view.training)
+        elif not shared:
+            # Nothing replaces the weights of a client alone: its momentum has no reason to start anew each round.
+            self.lasting = sgd(learner.model, view.training, 1.0)
 
     def train_round(self, broadcast: Tensors, round_number: int) -> Update:
         """Plain local training from the global share."""

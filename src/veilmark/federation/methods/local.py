@@ -48,7 +48,7 @@ class Local(Method[NoOptions]):
         return True
 
     def client(self, view: ClientView) -> Client:
-        """A client that keeps its whole network; all begin alike."""
+        """A client that keeps its whole network, and its momentum; all begin alike."""
         return FedAvgClient(view, view.learner(), [])
 
     def server(self, view: ServerView) -> Server:
