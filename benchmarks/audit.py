@@ -44,7 +44,7 @@ RESULTS = Path(__file__).parent / "results" / "audit"
 RUNS = Path("runs/audit-grid")
 PLOTS = Path(__file__).parents[1] / "docs" / "images"
 REAL = "as it was"
-NO_LEAK = ("linking of messages", "detector out of the share")
+NO_LEAK = ("linking of messages", "linking by declared figures", "detector out of the share")
 """Attacks that tell nothing of a picture: who sent an update, which the server knows anyway, and what the common work
 is worth to others."""
 BEST = {"owner of a person": 100.0}

@@ -1,11 +1,13 @@
 from itertools import pairwise, permutations
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from test_cipher_attacks import cipher, noise, smooth
 
-from veilmark.audit.client_inference import by_luck, link, linked_percent, moved
+from veilmark.audit.attack import REAL, Scene
+from veilmark.audit.client_inference import LinkingByFigures, by_luck, link, linked_percent, moved
 from veilmark.audit.generator_attacks import (
     InverseNetwork,
     blocks_by_chance,
@@ -14,6 +16,8 @@ from veilmark.audit.generator_attacks import (
     train_inverse,
 )
 from veilmark.audit.gradient_inversion import psnr
+from veilmark.audit.record import RecordedRound
+from veilmark.federation.messages import Update
 from veilmark.ppidsg.cipher import STEPS, Cipher, Table
 from veilmark.ppidsg.secret import SECRET_BYTES, Secret
 
@@ -83,6 +87,35 @@ def test_messages_of_one_sender_are_linked():
     assert linked_percent(link(list(strangers[0]), list(strangers[1])), range(300)) < 5
     with pytest.raises(ValueError, match="at least two"):
         link([habits[0]], [habits[0]])
+
+
+def test_what_is_declared_links_unlike_clients_and_not_alike_ones():
+    """Six clients of unlike sizes are told apart by their sizes alone; of like ones nothing is there to compare."""
+
+    def record(sizes, losses):
+        rounds = [
+            RecordedRound(
+                number,
+                {"w": torch.zeros(2)},
+                {
+                    client: Update({"w": torch.ones(2)}, {"loss": loss + number}, size)
+                    for client, (size, loss) in enumerate(zip(sizes, losses, strict=True))
+                },
+            )
+            for number in (1, 5)
+        ]
+        config = SimpleNamespace(method="none", data=SimpleNamespace(layout="digits"))
+        return SimpleNamespace(rounds=rounds, config=config)
+
+    attack = LinkingByFigures()
+    unlike = record([10, 30, 100, 300, 900, 2000], [3.0, 1.0, 2.5, 0.5, 2.0, 1.5])
+    assert attack.obstacle(unlike) is None
+    found = attack.findings(Scene(unlike, None, None))
+    assert [line.rung == REAL for line in found] == [False, True]
+    assert (found[1].value, found[1].low) == (100, 100)
+    assert found[0].low > found[0].chance
+    assert found[1].negative_control < 50
+    assert attack.obstacle(record([10] * 6, [1.0] * 6)) == "all clients declare the same"
 
 
 def test_movement_is_what_was_learned():

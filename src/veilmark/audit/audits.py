@@ -20,7 +20,7 @@ from veilmark.audit.attack import Attack, Finding, Scene, Truth
 from veilmark.audit.candidates import CandidatesOfGenerator
 from veilmark.audit.cipher_audit import CipherJigsaw, CipherKnownPlaintext, key_obstacle
 from veilmark.audit.class_mix import ClassMix
-from veilmark.audit.client_inference import Linking
+from veilmark.audit.client_inference import Linking, LinkingByFigures
 from veilmark.audit.completed_share import MembershipBehindShare
 from veilmark.audit.face_inversion import FaceInversion
 from veilmark.audit.faces import people_of
@@ -60,6 +60,7 @@ ATTACKS: dict[str, Attack] = {
         MembershipByLoss(),
         KeyOracle(),
         Linking(),
+        LinkingByFigures(),
         MembershipBehindShare(),
         CandidatesOfGenerator(),
         InversionOfClassifier(),

@@ -12,7 +12,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from veilmark.audit.attack import REAL, Attack, Finding, Scene, with_controls
-from veilmark.audit.record import Record, ThreatModel
+from veilmark.audit.record import Record, RecordedRound, ThreatModel
 from veilmark.run.checkpoints import Tensors
 from veilmark.run.seeds import rng_for
 
@@ -100,7 +100,7 @@ class Linking(Attack):
         """
         rounds = scene.record.rounds[0], scene.record.rounds[-1]
         clients = sorted(set(rounds[0].updates) & set(rounds[1].updates))
-        movements = [[moved(r.broadcast, r.updates[client].tensors) for client in clients] for r in rounds]
+        movements = [self._vectors(some, clients) for some in rounds]
         chance, spread = 100 / len(clients), [float(row.std()) for row in movements[0]]
         value = self._linked(scene, movements[0], movements[1], 0)
         near: list[float] = []
@@ -119,8 +119,42 @@ class Linking(Attack):
         found = [self._finding(scene, "the same round, with noise", *what, near, chance), real]
         return with_controls(found, float(np.mean(near)), float(np.mean(noise)))
 
+    def _vectors(self, recorded: RecordedRound, clients: Sequence[int]) -> list[Tensor]:
+        """What is compared of each client's message."""
+        return [moved(recorded.broadcast, recorded.updates[client].tensors) for client in clients]
+
     def _linked(self, scene: Scene, one: Sequence[Tensor], other: Sequence[Tensor], trial: int) -> float:
         """Percent of messages that are linked to their sender when those of the other round come in another order."""
         order = rng_for(scene.seed, 32, trial).permutation(len(one))
         truth = [int(place) for place in np.argsort(order)]
         return linked_percent(link(one, [other[place] for place in order], scene.device), truth)
+
+
+class LinkingByFigures(Linking):
+    """The same by what is declared beside the tensors alone: how many examples, and the method's figures."""
+
+    name = "linking by declared figures"
+    needs = "what is declared beside the tensors of two recorded rounds"
+    question = "Could it tell by what they declare alone: how many pictures, which losses?"
+
+    def obstacle(self, record: Record) -> str | None:
+        """Two rounds in which clients declare something by which they differ."""
+        if len(record.rounds) < 2:
+            return "only one round was recorded"
+        first, last = record.rounds[0], record.rounds[-1]
+        both = sorted(set(first.updates) & set(last.updates))
+        if len(both) < 2:
+            return "fewer than two clients sent messages in both rounds"
+        if not all(torch.stack(self._vectors(some, both)).any() for some in (first, last)):
+            return "all clients declare the same"
+        return None
+
+    def _vectors(self, recorded: RecordedRound, clients: Sequence[int]) -> list[Tensor]:
+        """Examples and figures of each client's message, in standard deviations of its round."""
+        updates = [recorded.updates[client] for client in clients]
+        rows = torch.tensor([[math.log(some.examples), *some.metrics.values()] for some in updates])
+        apart = rows - rows.mean(dim=0)
+        # What is the same for all says nothing, whatever the last digit says.
+        spread = apart.std(dim=0, correction=0)
+        told = spread > 1e-6 * rows.abs().amax(dim=0)
+        return list(torch.where(told, apart / spread.clamp(min=1e-30), torch.zeros(())))
