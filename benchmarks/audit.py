@@ -77,11 +77,17 @@ THIN = {
     "options.keyed.thin": True,
 }
 
+UNLIKE = {"data.partition": "dirichlet", "data.alpha": 0.3}
+"""Clients of unlike classes: of like ones even class counts are nearly right."""
+
 CLASSIFIERS: dict[str, dict[str, Any]] = {
     "none": {"method": "none"},
     "ppidsg, repaired": REPAIRED,
     "local": {"method": "local"},
     "ppidsg, own extractors": {"method": "ppidsg", "options.ppidsg.extractor_start": "own"},
+    "ppidsg": {"method": "ppidsg"},
+    "none, unlike clients": {"method": "none", **UNLIKE},
+    "ppidsg, repaired, unlike clients": {**REPAIRED, **UNLIKE},
     "ppidsg, no extractor": {**REPAIRED, "options.ppidsg.extractor": "none"},
     "ppidsg, client's key": {**REPAIRED, "options.ppidsg.scope": "client"},
     "ppidsg, blocks of 2": {**REPAIRED, "options.ppidsg.block": 2},
