@@ -405,11 +405,14 @@ def curves(cells: list[Cell], results: Path) -> list[str]:
 
 
 def _apart(one: dict[int, list[float]], other: dict[int, list[float]]) -> str:
-    """Points after the last round between two cells of a seed: the mean, and by seed from the least to the most."""
+    """Points after the last round between two cells of a seed: the mean, and by seed from the least to the most.
+
+    Seeds that one of the two lacks are left out, so their means need not be as far apart.
+    """
     apart = [one[seed][-1] - other[seed][-1] for seed in one if seed in other]
     if not apart:
         return ""
-    span = f" ({min(apart):+.1f} to {max(apart):+.1f})" if len(apart) > 1 else ""
+    span = f" ({min(apart):+.1f} to {max(apart):+.1f}; {len(apart)} seeds)" if len(apart) > 1 else " (1 seed)"
     return f"{np.mean(apart):+.1f}{span}"
 
 
