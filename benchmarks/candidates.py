@@ -27,10 +27,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from veilmark.audit.attack import Scene, Truth, mean_interval
+from veilmark.audit.attack import Scene, Truth
 from veilmark.audit.candidates import GUESSES, STRANGERS, CandidatesOfGenerator
+from veilmark.audit.membership import drawn_interval
 from veilmark.audit.played_client import played_gradient
 from veilmark.audit.record import read_record
 from veilmark.federation.config import FederationConfig
@@ -106,7 +109,7 @@ def _secrets(folder: Path, seed: int, clients: int) -> Path:
     return folder
 
 
-def attacked(cell: Cell, seed: int, folder: Path | None) -> list[float]:
+def attacked(cell: Cell, seed: int, folder: Path | None) -> tuple[int, list[NDArray[np.float64]]]:
     """Plays a federation and attacks its last round.
 
     Args:
@@ -115,7 +118,7 @@ def attacked(cell: Cell, seed: int, folder: Path | None) -> list[float]:
         folder: Of its data; None for bundled ones.
 
     Returns:
-        Areas in percent, a picture each.
+        How many pictures were asked about; by message the area in percent, and that of each draw of a bootstrap.
     """
     config = cell.config(seed)
     with tempfile.TemporaryDirectory() as place:
@@ -128,13 +131,14 @@ def attacked(cell: Cell, seed: int, folder: Path | None) -> list[float]:
     strangers = without_owner(config.data, folder, owners, 2 * STRANGERS)
     scene = Scene(record, task.test, Truth(owners, strangers=strangers), seed)
     guesses = [played_gradient(scene, 1 + number) for number in range(GUESSES)]
-    return CandidatesOfGenerator().areas(scene, guesses)
+    asked, areas, _ = CandidatesOfGenerator().areas(scene, guesses)
+    return asked, areas
 
 
 def play_cell(cell: Cell, folder: Path | None) -> dict[str, Any]:
     """All federations of a cell: what the JSON holds of it."""
     began = time.process_time()
-    areas = [area for seed in range(cell.federations) for area in attacked(cell, seed, folder)]
+    played = [attacked(cell, seed, folder) for seed in range(cell.federations)]
     return {
         "data": cell.data,
         "steps": cell.steps,
@@ -142,8 +146,8 @@ def play_cell(cell: Cell, folder: Path | None) -> dict[str, Any]:
         "rounds": cell.rounds,
         "config": cell.config(0).model_dump(mode="json"),
         "federations": cell.federations,
-        "pictures": len(areas),
-        "area": mean_interval(areas, 0),
+        "pictures": sum(asked for asked, _ in played),
+        "area": drawn_interval([area for _, areas in played for area in areas]),
         "cpu_seconds": time.process_time() - began,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, one thread",

@@ -135,10 +135,11 @@ def attacked(config: FederationConfig, folder: Path | None) -> dict[str, list[tu
         for client, own in enumerate(owners)
     }
     searched, decoded = [], []
-    for client, made in InversionOfClassifier().run(scene).items():
+    for client, made in InversionOfClassifier().run(scene, record).items():
         said = likeness(made, stepped[client], strangers)
         searched.append((stepped[client], made[said.order], said))
-    for (_, client), made in PicturesFromHead().run(scene).items():
+    decoder = PicturesFromHead()
+    for (_, client), made in decoder.run(scene, record, decoder.decoders(scene)).items():
         row, said = nearest(made, stepped[client], strangers)
         decoded.append((stepped[client][row : row + 1], made, said))
     return {InversionOfClassifier.name: searched, PicturesFromHead.name: decoded}

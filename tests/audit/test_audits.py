@@ -155,7 +155,7 @@ def test_a_run_that_is_not_finished_or_was_cut_is_refused_before_any_attack(runs
     (copy / "summary.json").unlink()
     with pytest.raises(RunError, match="is not finished"):
         audit_run(copy, None, tmp_path / "out")
-    with pytest.raises(TranscriptError, match="has no transcript"):
+    with pytest.raises(TranscriptError, match="transcript is not there"):
         audit_run(tmp_path, None, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

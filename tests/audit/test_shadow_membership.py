@@ -46,7 +46,8 @@ def test_members_known_by_heart_are_found(found, attack):
     ]
     assert lines[0].value > 70
     assert all(line.positive_control == lines[0].value for line in lines)
-    assert [line.n for line in lines] == [8, 6, 2]
+    # Members: 30 of each of 8 networks, 20 of each of 6 clients, 20 of each of 2.
+    assert [line.n for line in lines] == [240, 120, 40]
 
 
 @pytest.mark.parametrize("attack", ATTACKS)

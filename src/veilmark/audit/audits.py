@@ -301,7 +301,7 @@ def _summary_of(run: Path) -> dict[str, Any]:
     """A finished run's ``summary.json``."""
     file = run / "summary.json"
     if not (run / "transcript").exists():
-        raise TranscriptError(f"{run} has no transcript; give a run folder of veilmark federate")
+        raise TranscriptError(f"{run / 'transcript'} is not there; give a run folder of veilmark federate")
     if not file.exists():
         raise RunError(f"{run} is not finished: it has no {file.name}; go on with veilmark federate --resume")
     try:

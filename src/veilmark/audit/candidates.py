@@ -17,7 +17,7 @@ from torch.nn.functional import one_hot
 
 from veilmark.audit.attack import REAL, Attack, Finding, Scene, control_where, with_controls
 from veilmark.audit.gradient_inversion import GradientOf, cosine_distance, noise_like
-from veilmark.audit.membership import resampled_area
+from veilmark.audit.membership import drawn_interval, resampled_area
 from veilmark.audit.played_client import played_gradient, played_steps
 from veilmark.audit.record import Record, ThreatModel, in_noise
 from veilmark.federation.methods.ppidsg import PPIDSGOptions
@@ -79,9 +79,13 @@ class CandidatesOfGenerator(Attack):
             self._finding(scene, rung, "area under the curve", "%", values, 50.0)
             for rung, values in zip(rungs, areas, strict=True)
         ]
-        real, in_vain = self.areas(scene, guesses)
-        found = with_controls([*found, real], found[0].value, float(np.mean(blind)))
-        return control_where(found, REAL, in_vain.value)
+        asked, real, in_vain = self.areas(scene, guesses)
+        value, low, high = drawn_interval(real)
+        line = self._finding(scene, REAL, "area under the curve", "%", [value], 50.0)
+        found = with_controls(
+            [*found, replace(line, n=asked, low=low, high=high)], found[0].value, float(np.mean(blind))
+        )
+        return control_where(found, REAL, drawn_interval(in_vain)[0])
 
     def run(
         self, scene: Scene, records: Sequence[Record], guesses: Sequence[GradientOf], candidates: Data
@@ -127,7 +131,9 @@ class CandidatesOfGenerator(Attack):
         first, second, third, fourth, noise = (100 * _below(true, np.array(others))).tolist()
         return first, second, third, fourth, noise
 
-    def areas(self, scene: Scene, guesses: Sequence[GradientOf]) -> list[Finding]:
+    def areas(
+        self, scene: Scene, guesses: Sequence[GradientOf]
+    ) -> tuple[int, list[NDArray[np.float64]], list[NDArray[np.float64]]]:
         """For pictures behind a message, the share of strangers of their class that look less like it, in percent.
 
         Intervals are over these pictures and over strangers, who are the same for all messages.
@@ -137,7 +143,8 @@ class CandidatesOfGenerator(Attack):
             guesses: Gradients of clients that it plays.
 
         Returns:
-            The finding of the run, and that of noise in place of its messages.
+            How many pictures were asked about; for each message the area and that of each draw of a bootstrap,
+            ``(1 + draws,)``; and the same for noise in place of the messages.
         """
         apart = scene.truth.strangers or scene.public
         rows = rng_for(scene.seed, 74, 0).permutation(len(apart))[:STRANGERS]
@@ -161,14 +168,8 @@ class CandidatesOfGenerator(Attack):
             asked += len(members)
             for number, found in enumerate(areas):
                 row = place + number * len(clients)
-                found.append(resampled_area(said[row], of_strangers[row], mine, drawn, compared))
-        lines = []
-        for found in areas:
-            value, *others = (100 * np.mean(found, axis=0)).tolist()
-            low, high = np.quantile(others, [0.025, 0.975])
-            line = self._finding(scene, REAL, "area under the curve", "%", [value], 50.0)
-            lines.append(replace(line, n=asked, low=float(low), high=float(high)))
-        return lines
+                found.append(100 * resampled_area(said[row], of_strangers[row], mine, drawn, compared))
+        return asked, areas[0], areas[1]
 
 
 def _behind(record: Record, client: int, examples: int) -> NDArray[np.int64]:

@@ -125,7 +125,7 @@ class PicturesFromHead(Attack):
             scene.advance()
         scene.show("one step on one picture", public[half : half + len(shown)], torch.cat(shown))
         real, strangers, nearest, made_of, in_vain = [], [], [], [], []
-        decoders = self._decoders(scene)
+        decoders = self.decoders(scene)
         found_in_noise = self.run(scene, in_noise(record, scene.seed), decoders)
         for (number, client), picture in self.run(scene, record, decoders).items():
             own = to_unit(scene.truth.owners[client].inputs)
@@ -144,7 +144,7 @@ class PicturesFromHead(Attack):
         found = with_controls(found, float(np.mean(rehearsed)), float(np.mean(noise)))
         return control_where(found, REAL, float(np.mean(in_vain)))
 
-    def _decoders(self, scene: Scene) -> dict[int, tuple[ClassifierNetwork, nn.Module]]:
+    def decoders(self, scene: Scene) -> dict[int, tuple[ClassifierNetwork, nn.Module]]:
         """By round, the network that was broadcast, and the way back from its features."""
         networks = {some.number: network_of(scene.record, some.broadcast, scene.device) for some in scene.record.rounds}
         return {number: (network, self._decoder(scene, network)) for number, network in networks.items()}
@@ -157,7 +157,7 @@ class PicturesFromHead(Attack):
         Args:
             scene: What the attacker has.
             record: The messages that are attacked: the scene's, or noise in their place.
-            decoders: By round, see :meth:`_decoders`.
+            decoders: By round, see :meth:`decoders`.
         """
         found = {}
         for recorded in record.rounds:

@@ -185,12 +185,21 @@ def membership_score(
     def rate(found: Sequence[NDArray[np.float64]]) -> Rate:
         if not found:
             return Rate(None, None, None)
-        value, *others = np.mean(found, axis=0)
-        low, high = np.quantile(others, [0.025, 0.975])
-        return Rate(float(value), float(low), float(high))
+        return Rate(*drawn_interval(found))
 
     counts = sum(len(members) for members, _ in pairs), len(pairs[0][1])
     return MembershipScore(rate(areas), rate(rates[0.01]), rate(rates[0.001]), *counts)
+
+
+def drawn_interval(found: Sequence[NDArray[np.float64]]) -> tuple[float, float, float]:
+    """The mean over networks or messages, and its 95 % interval.
+
+    Args:
+        found: For each a figure, then that of each draw of a bootstrap, ``(1 + draws,)``.
+    """
+    value, *others = np.mean(found, axis=0)
+    low, high = np.quantile(others, [0.025, 0.975])
+    return float(value), float(low), float(high)
 
 
 def resampled_area(
