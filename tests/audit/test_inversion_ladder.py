@@ -40,7 +40,15 @@ def scene_of(tmp_path_factory):
 @pytest.fixture
 def quick(monkeypatch):
     """How near searches come is tested below; here they only have to be played."""
-    for name, value in {"STEPS": 2, "GENERATOR_STEPS": 1, "CONTROL_STEPS": 1, "REHEARSED": 1, "CLIENTS": 1}.items():
+    counts = {
+        "STEPS": 2,
+        "GENERATOR_STEPS": 1,
+        "CONTROL_STEPS": 1,
+        "REHEARSED": 1,
+        "GENERATOR_REHEARSED": 1,
+        "CLIENTS": 1,
+    }
+    for name, value in counts.items():
         monkeypatch.setattr(inversion_ladder, name, value)
 
 

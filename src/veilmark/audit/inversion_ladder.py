@@ -45,8 +45,8 @@ GENERATOR_STEPS = 40
 """Of a search for a generator's pictures, which cost more each."""
 CONTROL_STEPS = 30
 """Of L-BFGS in the positive control."""
-REHEARSED = 4
-"""Single pictures on a rung of one picture."""
+REHEARSED, GENERATOR_REHEARSED = 4, 2
+"""Single pictures on a rung of one picture, of a classifier and of a generator, whose searches cost more."""
 CLIENTS = 2
 """Messages of the first recorded round that are attacked."""
 STRANGERS = 200
@@ -268,7 +268,7 @@ class InversionOfGenerator(_Ladder):
         record, public, targets = scene.record, to_unit(scene.public.inputs), scene.public.targets
         options = record.method.options
         assert isinstance(options, PPIDSGOptions)
-        rows = _rows(scene, REHEARSED)
+        rows = _rows(scene, GENERATOR_REHEARSED)
         known, guessed = (played_gradient(scene, number) for number in (0, 1))
         made: list[list[Tensor]] = [[], [], [], []]
         for row in rows:
