@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import math
 import os
 import platform
 import time
@@ -34,7 +33,7 @@ import torch
 from veilmark.audit.audits import ATTACKS, FACE_ATTACKS, audit_run
 from veilmark.federation.config import FederationConfig, federation_from
 from veilmark.federation.runs import run_federation
-from veilmark.report.audit import AuditFinding, verdict
+from veilmark.report.audit import AuditFinding, beyond_chance, verdict
 from veilmark.run.config import override
 from veilmark.run.devices import choose_device
 from veilmark.run.folder import RunError, RunFolder, write_json
@@ -241,21 +240,25 @@ def leakage(found: dict[str, Any]) -> tuple[float, str]:
     as in a report's verdict.
     """
     leaks = [(0.0, "none found")]
-    for line in found["findings"]:
-        if line["attack"] in NO_LEAK:
-            continue
-        way = BEST.get(line["attack"], line["positive_control"] or line["chance"]) - line["chance"]
-        beaten = max(line["chance"], -math.inf if line["negative_control"] is None else line["negative_control"])
-        if line["rung"] == REAL and way > 0 and line["low"] > beaten:
-            leaks.append((min(100.0, 100 * (line["value"] - line["chance"]) / way), line["attack"]))
+    for name, lines in by_attack(found).items():
+        for line in lines:
+            way = BEST.get(name, line.positive_control or line.chance) - line.chance
+            if name not in NO_LEAK and line.rung == REAL and way > 0 and beyond_chance(line, lines):
+                leaks.append((min(100.0, 100 * (line.value - line.chance) / way), name))
     return max(leaks)
+
+
+def by_attack(found: dict[str, Any]) -> dict[str, list[AuditFinding]]:
+    """The findings of a cell, by attack, in their order."""
+    lines = [AuditFinding.model_validate(line) for line in found["findings"]]
+    return {
+        name: [line for line in lines if line.attack == name] for name in dict.fromkeys(some.attack for some in lines)
+    }
 
 
 def kinds(found: dict[str, Any]) -> dict[str, str]:
     """What a report says of each attack on a cell, by attack."""
-    names = dict.fromkeys(line["attack"] for line in found["findings"])
-    lines = [AuditFinding.model_validate(line) for line in found["findings"]]
-    return {name: verdict([line for line in lines if line.attack == name]).kind for name in names}
+    return {name: verdict(lines).kind for name, lines in by_attack(found).items()}
 
 
 def blind(found: dict[str, Any]) -> list[str]:
@@ -290,7 +293,7 @@ def tables(cells: list[Cell], results: Path) -> tuple[list[str], list[dict[str, 
     for data in dict.fromkeys(cell["data"] for cell in found):
         chosen = [cell for cell in found if cell["data"] == data]
         rows = [line for cell in chosen for line in cell["findings"] if line["rung"] == REAL]
-        # The first figure of an attack is the one that its verdict is read from; the others are in the cells.
+        # The first figure of an attack is its own; the others, which a verdict reads too, are in the cells.
         metrics = {line["attack"]: line["metric"] for line in rows[::-1]}
         units = {line["attack"]: line["unit"] for line in rows[::-1]}
         order = list(dict.fromkeys(line["attack"] for line in rows))

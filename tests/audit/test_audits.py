@@ -221,6 +221,20 @@ def test_verdicts(changes, kind):
     assert "private" not in said.words.lower()
 
 
+@pytest.mark.parametrize(("low", "kind"), [(53.0, "leaks"), (51.0, "not found")])
+def test_another_figure_tells_where_the_first_does_not_but_must_be_surer(low, kind):
+    """With two figures, an interval that just leaves chance out is one of twice as many tries."""
+    easy = finding("easy", 95.0, 94.0, 96.0)
+    area = finding(value=51.0, low=45.0, high=56.0)
+    rate = finding(value=60.0, low=low, high=70.0).model_copy(update={"metric": "another"})
+    said = verdict([easy, area, rate])
+    assert said.kind == kind
+    assert said.real.metric == ("another" if kind == "leaks" else "m")
+    # Alone, or first, it need not be.
+    assert verdict([easy, rate]).kind == "leaks"
+    assert verdict([easy, rate, area]).kind == "leaks"
+
+
 @pytest.mark.parametrize(
     ("low", "noise", "kind"),
     [(45.0, 50.0, "not shown to work"), (55.0, 50.0, "not found"), (55.0, 56.0, "not shown to work")],

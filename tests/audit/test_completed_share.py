@@ -1,14 +1,18 @@
 """Membership behind a share: what is missing is learned, then asked; a share that knows pictures gives them away."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 
 from tiny_federations import config, play
 from veilmark.audit import completed_share
 from veilmark.audit.attack import REAL, Scene
 from veilmark.audit.audits import _truth
-from veilmark.audit.completed_share import MembershipBehindShare
+from veilmark.audit.completed_share import MembershipByClient, MembershipByServer
 from veilmark.audit.record import read_record
+from veilmark.ppidsg.client_training import to_unit
 
 REPAIRED = {"options__ppidsg__generator_lr": 1e-3, "options__ppidsg__extractor": "fixed"}
 SHARES = {
@@ -28,7 +32,7 @@ def one_thread():
 
 
 def scene_of(path, **changes):
-    run = play(path, config(rounds=2, data__test=60, data__head_widths=[64, 32], **changes))
+    run = play(path, config(**{"rounds": 2, "data__test": 60, "data__head_widths": [64, 32], **changes}))
     record = read_record(run.path / "transcript")
     return Scene(record, *reversed(_truth(record, run.path, None, None)))
 
@@ -36,7 +40,7 @@ def scene_of(path, **changes):
 @pytest.mark.parametrize("share", SHARES)
 def test_a_share_that_knows_pictures_gives_them_away(tmp_path, share):
     scene = scene_of(tmp_path / "run", **SHARES[share])
-    found = MembershipBehindShare().findings(scene)
+    found = MembershipByClient().findings(scene)
     areas = [line for line in found if line.metric == "area under the curve"]
     control, real = areas
     assert control.low > 50
@@ -53,17 +57,55 @@ def test_a_share_that_knows_pictures_gives_them_away(tmp_path, share):
     assert rates[0].chance == 1
 
 
+@pytest.mark.parametrize("share", ["F only", "C only", "ppidsg"])
+def test_a_server_learns_what_is_missing_in_public(tmp_path, share):
+    scene = scene_of(tmp_path / "run", **SHARES[share], data__test=200)
+    # No secret is read: there is none.
+    few = completed_share._rows(scene.truth.strangers, range(100))
+    found = MembershipByServer().findings(replace(scene, truth=replace(scene.truth, first=None, strangers=few)))
+    control, real = found
+    assert control.low > 50
+    assert control.value > 65
+    assert (real.rung, real.threat_model) == (REAL, "honest-but-curious server")
+    assert real.positive_control == control.value
+    # Nobody among the clients is the attacker: all sixteen pictures are asked about.
+    assert real.n == 16
+    assert 25 < real.negative_control < 75
+
+
+@pytest.mark.parametrize("classes", [[3], [3, 7], [0, 3, 7]])
+def test_a_linear_head_is_that_of_scikit_learn_whatever_classes_it_has_seen(tmp_path, classes):
+    scene = scene_of(tmp_path / "run", method="none", data__test=60)
+    rows = torch.nonzero(torch.isin(scene.public.targets, torch.tensor(classes))).flatten().numpy()
+    own = completed_share._rows(scene.public, rows)
+    network = completed_share._with_linear_head(scene, torch.nn.Identity(), own)
+    logits = network(to_unit(own.inputs)).detach()
+    seen = torch.isin(torch.arange(10), torch.tensor(classes))
+    assert (logits[:, ~seen] == completed_share.NEVER).all()
+    if len(classes) > 1:
+        x = to_unit(own.inputs).flatten(1)
+        x = x / x.square().mean().sqrt()
+        model = LogisticRegression(C=completed_share.RIDGE, max_iter=1000).fit(x.numpy(), own.targets.numpy())
+        expected = torch.from_numpy(model.predict_proba(x.numpy())).float()
+        torch.testing.assert_close(logits[:, seen].softmax(dim=1), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_server_asks_a_whole_classifier_as_it_is(tmp_path):
+    run = play(tmp_path / "run", config(rounds=1, method="none"))
+    assert "nothing to learn" in MembershipByServer().obstacle(read_record(run.path / "transcript"))
+
+
 def test_where_nothing_is_released_there_is_nothing_to_complete(tmp_path):
     run = play(tmp_path / "run", config(rounds=1, method="local"))
-    assert "nothing is released" in MembershipBehindShare().obstacle(read_record(run.path / "transcript"))
+    assert "nothing is released" in MembershipByClient().obstacle(read_record(run.path / "transcript"))
 
 
 def test_what_is_shared_stays_as_it_was_released(tmp_path):
     scene = scene_of(tmp_path / "run", **SHARES["F only"])
     share = scene.record.rounds[-1].broadcast
     before = {name: value.clone() for name, value in share.items()}
-    attack = MembershipBehindShare()
-    completed = attack._completed(scene, share, scene.truth.owners[0], 1).state_dict()
+    attack = MembershipByClient()
+    completed = attack._begun(scene, share, scene.truth.owners[0], 1)().state_dict()
     assert all(torch.equal(completed[name], value) for name, value in before.items())
     fresh = completed_share._classifier(scene, share, 1)[0].state_dict()
     head = "classifier.layers.1.weight"
@@ -76,6 +118,6 @@ def test_what_is_shared_stays_as_it_was_released(tmp_path):
 def test_ties_are_half_a_hit(tmp_path):
     scene = scene_of(tmp_path / "run", **SHARES["none"])
     pair = torch.tensor([1.0, 2.0]).numpy(), torch.tensor([1.0, 0.0]).numpy()
-    (area,) = MembershipBehindShare()._scored(scene, REAL, [pair])
+    (area,) = MembershipByClient()._scored(scene, REAL, [pair])
     assert area.value == pytest.approx(87.5)
     assert area.n == 2

@@ -6,7 +6,7 @@ import torch
 from scipy.stats import binom
 
 from tiny_federations import config, play
-from veilmark.audit.attack import FEW, mean_interval
+from veilmark.audit.attack import FEW, by_client, mean_interval
 from veilmark.audit.record import in_noise, read_record
 
 
@@ -68,3 +68,9 @@ def test_noise_stands_for_every_message(tmp_path, method, options):
     start = record.rounds[0].broadcast
     assert record.start.keys() == start.keys()
     assert all(torch.equal(record.start[name], value) for name, value in start.items())
+
+
+def test_messages_of_one_client_are_one_figure():
+    """Two rounds of a client say nearly the same: counted twice, they would make an interval too narrow."""
+    found = {(1, 0): 90.0, (1, 3): 70.0, (5, 3): 74.0, (5, 0): 92.0}
+    assert by_client(found) == [91.0, 72.0]

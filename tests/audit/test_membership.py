@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from tiny_federations import config, play
 from veilmark.audit.attack import REAL, Scene, Truth
-from veilmark.audit.completed_share import MembershipBehindShare
+from veilmark.audit.completed_share import MembershipByClient
 from veilmark.audit.membership import (
     MembershipByLoss,
     attack_network,
@@ -182,7 +182,7 @@ def learned_by_heart(tmp_path_factory):
     return scenes
 
 
-@pytest.mark.parametrize("attack", [MembershipByLoss(), MembershipBehindShare()])
+@pytest.mark.parametrize("attack", [MembershipByLoss(), MembershipByClient()])
 def test_what_a_run_starts_from_is_public_whatever_was_recorded(learned_by_heart, attack):
     found = []
     for scene in learned_by_heart:

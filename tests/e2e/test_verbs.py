@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from veilmark.cli import main
 from veilmark.faces.datasets import load_faces
 from veilmark.faces.images import read_image, write_png
 from veilmark.faces.synthetic import render_face
+from veilmark.federation import first_look
 from veilmark.landmarks.formats import write_points_csv
 from veilmark.sht.fptn import FPTN
 
@@ -341,6 +344,21 @@ def test_a_first_look_compares_three_methods(verb, tmp_path):
     for method in ("none", "local", "ppidsg"):
         assert (tmp_path / "look" / method / "report.html").exists()
         assert method in page
+
+
+def test_an_audit_without_a_run_plays_averaging_alone(verb, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small = ("clients=2", "rounds=1", *SMALL[1::2])
+    monkeypatch.setitem(first_look.LOOKS, "classify", replace(first_look.LOOKS["classify"], settings=small))
+    code, text = verb("audit", "--budget", 0)
+    assert code == 0, text
+    assert "no run below runs/" in text
+    assert [path.name for path in Path("runs/federate").iterdir() if (path / "summary.json").exists()] == ["none"]
+    assert Path("runs/federate/none/audit/report.html").exists()
+    # Now there is one.
+    code, text = verb("audit", "--budget", 0)
+    assert code == 0, text
+    assert "no run below" not in text
 
 
 def test_a_first_look_takes_no_method_and_other_secrets(verb, tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -154,6 +154,12 @@ def with_controls(findings: Sequence[Finding], positive: float, negative: float)
 def control_where(findings: Sequence[Finding], rung: str, negative: float) -> list[Finding]:
     """The findings; on one rung, what the attack gets from noise is that rung's own."""
     return [replace(found, negative_control=negative) if found.rung == rung else found for found in findings]
+
+
+def by_client(found: Mapping[tuple[int, int], float]) -> list[float]:
+    """Figures of messages, by (round, client), as one a client: its messages of several rounds say much the same."""
+    clients = dict.fromkeys(client for _, client in found)
+    return [float(np.mean([value for (_, of), value in found.items() if of == client])) for client in clients]
 
 
 def mean_interval(values: Sequence[float], seed: int, draws: int = 1000) -> tuple[float, float, float]:

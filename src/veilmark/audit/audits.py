@@ -21,7 +21,7 @@ from veilmark.audit.candidates import CandidatesOfGenerator
 from veilmark.audit.cipher_audit import CipherJigsaw, CipherKnownPlaintext, key_obstacle
 from veilmark.audit.class_mix import ClassMix
 from veilmark.audit.client_inference import Linking, LinkingByFigures
-from veilmark.audit.completed_share import MembershipBehindShare
+from veilmark.audit.completed_share import MembershipByClient, MembershipByServer
 from veilmark.audit.face_inversion import FaceInversion
 from veilmark.audit.faces import people_of
 from veilmark.audit.feature_inversion import PicturesFromHead
@@ -61,7 +61,8 @@ ATTACKS: dict[str, Attack] = {
         KeyOracle(),
         Linking(),
         LinkingByFigures(),
-        MembershipBehindShare(),
+        MembershipByClient(),
+        MembershipByServer(),
         CandidatesOfGenerator(),
         InversionOfClassifier(),
         InversionOfGenerator(),
@@ -285,7 +286,7 @@ def _truth(record: Record, run: Path, data: Path | None, secrets: Path | None) -
     chosen = torch.from_numpy(rows)
     public = Data(task.test.inputs[chosen], task.test.targets[chosen], tuple(task.test.names[row] for row in rows))
     strangers = None
-    if not MembershipBehindShare().obstacle(record):
+    if not MembershipByClient().obstacle(record):
         strangers = without_owner(config.data, data, owners, _STRANGERS)
     options = record.method.options
     known = secrets_of(run, secrets).of_client(0) if isinstance(options, PPIDSGOptions) else None

@@ -20,6 +20,7 @@ from veilmark.audit.gradient_inversion import GradientOf, cosine_distance, noise
 from veilmark.audit.membership import drawn_interval, resampled_area
 from veilmark.audit.played_client import played_gradient, played_steps
 from veilmark.audit.record import Record, ThreatModel, in_noise
+from veilmark.federation.engine import side_by_side
 from veilmark.federation.methods.ppidsg import PPIDSGOptions
 from veilmark.federation.tasks.task import Data
 from veilmark.ppidsg.client_training import to_unit
@@ -66,7 +67,14 @@ class CandidatesOfGenerator(Attack):
         assert isinstance(options, PPIDSGOptions)
         known, *guesses = (played_gradient(scene, number) for number in range(1 + GUESSES))
         half = len(scene.public) // 2
-        cases = [self._rehearsed(scene, known, guesses, row) for row in range(half, min(half + CASES, 2 * half))]
+        rows = range(half, min(half + CASES, 2 * half))
+        # One after the other: a client draws its networks.
+        played = {row: played_steps(scene, row) for row in rows}
+
+        def rehearsed(row: int) -> tuple[float, float, float, float, float]:
+            return self._rehearsed(scene, known, guesses, row, played[row])
+
+        cases = [areas for _, areas in side_by_side(rows, rehearsed, scene.device)]
         steps = {1: "one step", 2: "two steps"}.get(options.generator_steps, f"{options.generator_steps} steps")
         rungs = (
             "one picture, one step of SGD; D, F, C and the key known",
@@ -105,22 +113,32 @@ class CandidatesOfGenerator(Attack):
             for record in records
             for update in list(record.rounds[0].updates.values())[:CLIENTS]
         ]
-        found = np.empty((len(updates), len(candidates)))
-        for row in range(len(candidates)):
-            found[:, row] = _cosines(scene, guesses, candidates, [row], updates)
+
+        def told(row: int) -> list[float]:
+            said = _cosines(scene, guesses, candidates, [row], updates)
             scene.advance()
-        return found
+            return said
+
+        return np.array([said for _, said in side_by_side(range(len(candidates)), told, scene.device)]).T
 
     def _rehearsed(
-        self, scene: Scene, known: GradientOf, guesses: Sequence[GradientOf], row: int
+        self, scene: Scene, known: GradientOf, guesses: Sequence[GradientOf], row: int, played: Sequence[Tensor]
     ) -> tuple[float, float, float, float, float]:
-        """Areas under the curve, in percent, for one public picture: of each rung, and of noise in place of it."""
+        """Areas under the curve, in percent, for one public picture: of each rung, and of noise in place of it.
+
+        Args:
+            scene: What the attacker has.
+            known: The gradient of the client that is played.
+            guesses: Those of others.
+            row: Of the picture.
+            played: What the client's own steps on it change.
+        """
         public, half = scene.public, len(scene.public) // 2
         labels = public.targets
         alike = torch.nonzero(labels[:half] == labels[row]).flatten().tolist()[:AGAINST] or list(range(half))[:AGAINST]
         batch = [half + (row - half + place) % half for place in range(_BATCH)]
         single = _gradient(scene, known, public, [row])
-        updates = [single, _gradient(scene, known, public, batch), played_steps(scene, row)]
+        updates = [single, _gradient(scene, known, public, batch), played]
         told: list[list[float]] = []
         for candidate in (row, *alike):
             of_known = _cosines(scene, [known], public, [candidate], [single, noise_like(single, scene.seed + row)])

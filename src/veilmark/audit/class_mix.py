@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from threading import Lock
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from veilmark.audit.attack import REAL, Attack, Finding, Scene, with_controls
 from veilmark.audit.generator_attacks import generator_in
 from veilmark.audit.label_inference import Counts, LabelScore, apportioned, label_score, prior_counts
 from veilmark.audit.record import Record, ThreatModel, in_noise
+from veilmark.federation.engine import side_by_side
 from veilmark.federation.methods.ppidsg import PPIDSGOptions, cipher_of, generator_of
 from veilmark.federation.tasks.task import Data
 from veilmark.ppidsg.client_training import PPIDSGClient, to_unit
@@ -259,21 +261,23 @@ def _rehearsed(scene: Scene, stage: _Stage, asked: Data, pictures: Data, count: 
     record, classes = scene.record, len(scene.record.task.classes)
     first = record.rounds[0]
     before = _made(scene, first.broadcast, asked)
-    seen: list[Readings] = []
-    blind: list[Readings] = []
-    counts: list[Counts] = []
-    for client, concentration in enumerate(np.geomspace(_SKEWED, stage.evenest, count)):
+    mixes = np.geomspace(_SKEWED, stage.evenest, count)
+    # A client draws its networks, which no two may do at once.
+    building = Lock()
+
+    def played(client: int) -> tuple[Readings, Counts, Readings]:
         rng = rng_for(scene.seed, 61, number, client)
-        rows = _drawn(pictures.targets.numpy(), stage.steps * stage.batch, float(concentration), rng)
+        rows = _drawn(pictures.targets.numpy(), stage.steps * stage.batch, float(mixes[client]), rng)
         own = _taken(pictures, rows)
         # What is known is the same for all: one set of secrets and first weights.
-        after = _trained(scene, stage, own, (0, 0) if stage.known else (number, client + 1))
+        after = _trained(scene, stage, own, (0, 0) if stage.known else (number, client + 1), building)
         noisy = _noise(generator_of(first.broadcast), after, scene.seed + client)
-        seen.append(reading(before, _made(scene, after, asked), asked.targets, classes))
-        blind.append(reading(before, _made(scene, noisy, asked), asked.targets, classes))
-        counts.append(np.bincount(own.targets.numpy(), minlength=classes))
+        seen, blind = (reading(before, _made(scene, some, asked), asked.targets, classes) for some in (after, noisy))
         scene.advance()
-    return _Played(np.stack(seen), np.stack(counts), np.stack(blind))
+        return seen, np.bincount(own.targets.numpy(), minlength=classes), blind
+
+    every = [found for _, found in side_by_side(range(count), played, scene.device)]
+    return _Played(*(np.stack(some) for some in zip(*every, strict=True)))
 
 
 def _drawn(labels: NDArray[np.int64], total: int, concentration: float, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -287,25 +291,26 @@ def _drawn(labels: NDArray[np.int64], total: int, concentration: float, rng: np.
     return np.concatenate(rows)
 
 
-def _trained(scene: Scene, stage: _Stage, own: Data, who: tuple[int, int]) -> Tensors:
+def _trained(scene: Scene, stage: _Stage, own: Data, who: tuple[int, int], building: Lock) -> Tensors:
     """The generator that a client of the attacker's sends; another one has other secrets and first weights."""
     record, options, first = scene.record, scene.record.method.options, scene.record.rounds[0]
     assert isinstance(options, PPIDSGOptions)
     secret = Secret(rng_for(scene.seed, 62, *who).bytes(SECRET_BYTES))
-    client = PPIDSGClient(
-        own.inputs,
-        own.targets,
-        len(record.task.classes),
-        cipher_of(options, secret, secret),
-        secret.derive(b"key"),
-        options,
-        training=record.config.training.model_copy(update={"local_steps": stage.steps, "batch": stage.batch}),
-        rounds=record.config.rounds,
-        head_widths=record.task.head_widths,
-        seed=int(rng_for(scene.seed, 63, *who).integers(2**31)),
-        names=list(own.names) if options.scope == "image" else None,
-        device=scene.device,
-    )
+    with building:
+        client = PPIDSGClient(
+            own.inputs,
+            own.targets,
+            len(record.task.classes),
+            cipher_of(options, secret, secret),
+            secret.derive(b"key"),
+            options,
+            training=record.config.training.model_copy(update={"local_steps": stage.steps, "batch": stage.batch}),
+            rounds=record.config.rounds,
+            head_widths=record.task.head_widths,
+            seed=int(rng_for(scene.seed, 63, *who).integers(2**31)),
+            names=list(own.names) if options.scope == "image" else None,
+            device=scene.device,
+        )
     client.train_round(generator_of(first.broadcast), first.number - 1)
     return {name: value.detach().cpu() for name, value in client.generator.state_dict().items()}
 

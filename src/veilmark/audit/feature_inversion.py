@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from veilmark.audit.attack import REAL, Attack, Finding, Scene, control_where, with_controls
+from veilmark.audit.attack import REAL, Attack, Finding, Scene, by_client, control_where, with_controls
 from veilmark.audit.gradient_inversion import psnr, sgd_gradient
+from veilmark.audit.own_step import OWN_STEP, is_plain, own_step
 from veilmark.audit.record import Record, ThreatModel, in_noise, network_of
 from veilmark.federation.samples import SHOWN
 from veilmark.federation.tasks.classify import ClassifierNetwork
@@ -96,15 +97,17 @@ class PicturesFromHead(Attack):
         return f"{missing[0]} does not travel" if missing else None
 
     def findings(self, scene: Scene) -> list[Finding]:
-        """One step on one public picture, and every recorded message."""
+        """One step on one public picture, by the method's own client too, and every recorded message."""
         record, public = scene.record, to_unit(scene.public.inputs)
         targets, half = scene.public.targets, len(scene.public) // 2
         rehearsed: list[float] = []
         noise: list[float] = []
+        owned: list[float] = []
+        plain = True
         chances: list[float] = []
         shown: list[Tensor] = []
-        network = network_of(record, record.rounds[0].broadcast, scene.device)
-        decoder = self._decoder(scene, network)
+        decoders = self.decoders(scene)
+        network, decoder = decoders[record.rounds[0].number]
         generator = torch.Generator().manual_seed(scene.seed)
         named = dict(network.named_parameters())
         for row in range(half, min(half + _REHEARSED, len(public))):
@@ -116,7 +119,10 @@ class PicturesFromHead(Attack):
                 record.method.sent_of(torch.randn(some.shape, generator=generator).to(scene.device) * some.std())
                 for some in seen
             ]
-            for given, scores in ((seen, rehearsed), (blind, noise)):
+            sent = own_step(scene, [row])
+            first = {name: sent[name] for name in (f"{_FIRST}.weight", f"{_FIRST}.bias")}
+            plain = plain and is_plain(first, dict(zip(first, seen, strict=True)))
+            for given, scores in ((seen, rehearsed), (blind, noise), (list(first.values()), owned)):
                 made = _decoded(scene, network, decoder, given)
                 scores.append(float(psnr(made, x)[0]))
                 if given is seen:
@@ -124,13 +130,13 @@ class PicturesFromHead(Attack):
             chances.append(float(psnr(public[:half], x.expand_as(public[:half])).max()))
             scene.advance()
         scene.show("one step on one picture", public[half : half + len(shown)], torch.cat(shown))
-        real, strangers, nearest, made_of, in_vain = [], [], [], [], []
-        decoders = self.decoders(scene)
+        real: dict[tuple[int, int], float] = {}
+        strangers, nearest, made_of, in_vain = [], [], [], []
         found_in_noise = self.run(scene, in_noise(record, scene.seed), decoders)
         for (number, client), picture in self.run(scene, record, decoders).items():
             own = to_unit(scene.truth.owners[client].inputs)
             near = psnr(picture.expand_as(own), own)
-            real.append(float(near.max()))
+            real[number, client] = float(near.max())
             nearest.append(own[int(near.argmax())])
             made_of.append(picture[0])
             strangers.append(max(float(psnr(some[None].expand_as(own), own).max()) for some in public[:half]))
@@ -139,7 +145,8 @@ class PicturesFromHead(Attack):
         what = ("PSNR of the nearest picture", "dB")
         found = [
             self._finding(scene, "one step on one picture", *what, rehearsed, float(np.mean(chances))),
-            self._finding(scene, REAL, *what, real, float(np.mean(strangers))),
+            *([self._finding(scene, OWN_STEP, *what, owned, float(np.mean(chances)))] if not plain else []),
+            self._finding(scene, REAL, *what, by_client(real), float(np.mean(strangers))),
         ]
         found = with_controls(found, float(np.mean(rehearsed)), float(np.mean(noise)))
         return control_where(found, REAL, float(np.mean(in_vain)))

@@ -63,7 +63,9 @@ def generator_gradient(
         generated = generator(pictures)
         loss = adversarial_loss(discriminator(generated)) + semantic * semantic_loss(generated, scramble(pictures))
         loss = loss + classes * cross_entropy(classifier(generated), probabilities)
-        return torch.autograd.grad(loss, weights, create_graph=True)
+        # Who only looks at the gradient does not pay for the way back through it.
+        searched = pictures.requires_grad or probabilities.requires_grad
+        return torch.autograd.grad(loss, weights, create_graph=searched)
 
     return gradient
 

@@ -28,8 +28,10 @@ from veilmark.audit.gradient_inversion import (
 )
 from veilmark.audit.inversion_search import SmallSigmoidNetwork, compact_gradient, search
 from veilmark.audit.label_inference import LabelCounts, apportioned, prior_counts, sign_rule
+from veilmark.audit.own_step import OWN_STEP, is_plain, own_step
 from veilmark.audit.played_client import played_gradient, played_steps
 from veilmark.audit.record import Record, RecordedRound, ThreatModel, in_noise, network_of
+from veilmark.federation.engine import side_by_side
 from veilmark.federation.messages import Update
 from veilmark.federation.methods.ppidsg import PPIDSGOptions
 from veilmark.federation.samples import SHOWN
@@ -41,8 +43,8 @@ from veilmark.run.local_training import rate, sgd_weight
 
 STEPS = 100
 """Of a search for a classifier's pictures."""
-GENERATOR_STEPS = 40
-"""Of a search for a generator's pictures, which cost more each."""
+GENERATOR_STEPS = 25
+"""Of a search for a generator's pictures, which cost more each. No number finds these: docs/audit-attacks.md."""
 CONTROL_STEPS = 30
 """Of L-BFGS in the positive control."""
 REHEARSED, GENERATOR_REHEARSED = 4, 2
@@ -182,23 +184,34 @@ class InversionOfClassifier(_Ladder):
         return f"{names[0]} does not travel, nor does anything else of the classifier"
 
     def findings(self, scene: Scene) -> list[Finding]:
-        """One picture, four pictures, the run; a small smooth network for a control."""
+        """One picture, by the method's own client too, four pictures, the run; a small smooth network for a control."""
         record, public, targets = scene.record, to_unit(scene.public.inputs), scene.public.targets
         network = network_of(record, record.rounds[0].broadcast, scene.device)
         named = {name: some for name, some in network.named_parameters() if name in record.declared.tensors}
-        single: list[Tensor] = []
-        blind: list[Tensor] = []
-        rows = _rows(scene, REHEARSED)
+        rows, few = _rows(scene, REHEARSED), _rows(scene, _BATCH)
+        tries: dict[str, list[tuple[Mapping[str, Tensor], list[int], int]]] = {"single": [], "blind": [], "owned": []}
         for row in rows:
-            labels = targets[row : row + 1]
             seen = _sent(scene, _gradient(scene, network, [row], named.values()))
-            for gradients, made in ((seen, single), (_sent(scene, noise_like(seen, scene.seed + row)), blind)):
-                made.append(self._of_network(scene, network, dict(zip(named, gradients, strict=True)), labels, row))
-        few = _rows(scene, _BATCH)
+            tries["single"].append((dict(zip(named, seen, strict=True)), [row], row))
+            noise = _sent(scene, noise_like(seen, scene.seed + row))
+            tries["blind"].append((dict(zip(named, noise, strict=True)), [row], row))
+            own = own_step(scene, [row])
+            tries["owned"].append(({name: own[name].to(scene.device) for name in named}, [row], row))
+        if all(is_plain(own[0], plain[0]) for own, plain in zip(tries["owned"], tries["single"], strict=True)):
+            tries["owned"] = []
         seen = _sent(scene, _gradient(scene, network, few, named.values()))
-        several = self._of_network(scene, network, dict(zip(named, seen, strict=True)), targets[few], 0)
+        tries["several"] = [(dict(zip(named, seen, strict=True)), few, 0)]
+        every = [some for kind in tries.values() for some in kind]
+
+        def searched(place: int) -> Tensor:
+            gradients, pictured, number = every[place]
+            return self._of_network(scene, network, gradients, targets[pictured], number)
+
+        pictures = iter([found for _, found in side_by_side(range(len(every)), searched, scene.device)])
+        single, blind, owned, (several,) = ([next(pictures) for _ in kind] for kind in tries.values())
         found = [
             *self._rehearsed(scene, "one picture, one step of SGD, everything known", public[rows], torch.cat(single)),
+            *(self._rehearsed(scene, OWN_STEP, public[rows], torch.cat(owned)) if owned else []),
             *self._rehearsed(scene, "four pictures, one step of SGD, everything known", public[few], several),
             *self._messages(scene),
         ]
@@ -216,7 +229,7 @@ class InversionOfClassifier(_Ladder):
         names = [name for name, _ in network.named_parameters() if name in record.declared.tensors]
         teller, share = LabelCounts(), rate(first.number - 1, record.config.rounds, training.decay_after)
         counted = teller.run(record, scene.public, scene.device) if teller.obstacle(record) is None else {}
-        made = {}
+        messages: dict[int, tuple[dict[str, Tensor], Tensor]] = {}
         for client, update in updates.items():
             steps = training.local_steps or training.epochs * -(-update.examples // training.batch)
             # Of one step the batch is known; of several any part of the client's pictures may be what is found.
@@ -227,9 +240,12 @@ class InversionOfClassifier(_Ladder):
             scale = share * training.lr * sgd_weight(steps, training.momentum)
             before, after = ({name: some[name] for name in names} for some in (first.broadcast, update.tensors))
             seen = sgd_gradient(before, after, scale, training.weight_decay)
-            seen = {name: some.to(scene.device) for name, some in seen.items()}
-            made[client] = self._of_network(scene, network, seen, labels, client)
-        return made
+            messages[client] = ({name: some.to(scene.device) for name, some in seen.items()}, labels)
+
+        def searched(client: int) -> Tensor:
+            return self._of_network(scene, network, *messages[client], client)
+
+        return dict(side_by_side(list(messages), searched, scene.device))
 
     def _of_network(
         self, scene: Scene, network: ClassifierNetwork, seen: Mapping[str, Tensor], labels: Tensor, number: int
@@ -270,15 +286,20 @@ class InversionOfGenerator(_Ladder):
         assert isinstance(options, PPIDSGOptions)
         rows = _rows(scene, GENERATOR_REHEARSED)
         known, guessed = (played_gradient(scene, number) for number in (0, 1))
-        made: list[list[Tensor]] = [[], [], [], []]
+        tries: list[tuple[GradientOf, Sequence[Tensor], int]] = []
         for row in rows:
             x, labels = public[row : row + 1].to(scene.device), targets[row : row + 1]
             hard = torch.nn.functional.one_hot(labels, len(record.task.classes)).float().to(scene.device)
-            seen = [some.detach() for some in known(x, hard)]
-            moved = played_steps(scene, row)
-            tries = ((known, seen), (guessed, seen), (known, moved), (known, noise_like(seen, scene.seed + row)))
-            for pictures, (gradient, gradients) in zip(made, tries, strict=True):
-                pictures.append(self._searched(scene, gradient, gradients, labels, GENERATOR_STEPS, row))
+            seen = list(known(x, hard))
+            tries += [(known, seen, row), (guessed, seen, row), (known, played_steps(scene, row), row)]
+            tries.append((known, noise_like(seen, scene.seed + row), row))
+
+        def searched(place: int) -> Tensor:
+            gradient, gradients, row = tries[place]
+            return self._searched(scene, gradient, gradients, targets[row : row + 1], GENERATOR_STEPS, row)
+
+        pictures = [found for _, found in side_by_side(range(len(tries)), searched, scene.device)]
+        made = [pictures[place::4] for place in range(4)]
         steps = {1: "one step", 2: "two steps"}.get(options.generator_steps, f"{options.generator_steps} steps")
         rungs = (
             "one picture, one step of SGD; D, F, C and the key known",
@@ -297,12 +318,16 @@ class InversionOfGenerator(_Ladder):
         """Pictures ``(n, c, s, s)`` by client, of the first messages: D, F, C, the key and labels are guessed."""
         classes = len(record.task.classes)
         first, updates = _attacked(record)
-        gradient, made = played_gradient(scene, 2), {}
+        gradient, tries = played_gradient(scene, 2), {}
         # In the order of the gradients; a message has its own.
         names = list(Generator(record.task.channels).state_dict())
         for client, update in updates.items():
             counts = prior_counts(min(_BATCH, update.examples), classes)
             seen = [(first.broadcast[name] - update.tensors[name]).to(scene.device) for name in names]
             labels = torch.from_numpy(np.repeat(np.arange(classes), counts))
-            made[client] = self._searched(scene, gradient, seen, labels, GENERATOR_STEPS, client)
-        return made
+            tries[client] = (seen, labels)
+
+        def searched(client: int) -> Tensor:
+            return self._searched(scene, gradient, *tries[client], GENERATOR_STEPS, client)
+
+        return dict(side_by_side(list(tries), searched, scene.device))

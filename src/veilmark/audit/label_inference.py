@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from veilmark.audit.answers import logits_of
-from veilmark.audit.attack import REAL, Attack, Finding, Scene, control_where, with_controls
+from veilmark.audit.attack import REAL, Attack, Finding, Scene, by_client, control_where, with_controls
+from veilmark.audit.own_step import OWN_STEP, is_plain, own_step
 from veilmark.audit.record import Record, ThreatModel, in_noise, network_of
 from veilmark.federation.tasks.task import Data
 from veilmark.ppidsg.client_training import to_unit
@@ -266,11 +267,11 @@ class LabelCounts(Attack):
         return None if _BIAS in record.declared.tensors else "the last layer does not travel"
 
     def findings(self, scene: Scene) -> list[Finding]:
-        """One step of at most 32 public pictures, and every recorded message."""
+        """One step of at most 32 public pictures, by the method's own client too, and every recorded message."""
         record, rng = scene.record, rng_for(scene.seed, 31)
         classes = len(record.task.classes)
         first = record.rounds[0].broadcast
-        rehearsed, noise, prior = [], [], []
+        rehearsed, noise, prior, owned, plain = [], [], [], [], True
         # As many are left to ask the network about.
         size = max(1, min(32, len(scene.public) // 2))
         for _ in range(10):
@@ -286,27 +287,31 @@ class LabelCounts(Attack):
             rehearsed.append(100 - label_score(counts_from_bias(gradient, said, len(rows)), truth).l1)
             noise.append(100 - label_score(counts_from_bias(blind, said, len(rows)), truth).l1)
             prior.append(100 - label_score(prior_counts(len(rows), classes), truth).l1)
+            own = own_step(scene, rows.tolist())[_BIAS]
+            owned.append(100 - label_score(counts_from_bias(own, said, len(rows)), truth).l1)
+            plain = plain and is_plain({_BIAS: own}, {_BIAS: gradient})
             scene.advance()
         real, chance = self._right(scene, self.run(record, scene.public, scene.device))
         in_vain, _ = self._right(scene, self.run(in_noise(record, scene.seed), scene.public, scene.device))
         what = ("pictures counted in the right class", "%")
         found = [
             self._finding(scene, f"one step of {size} pictures", *what, rehearsed, float(np.mean(prior))),
+            *([self._finding(scene, OWN_STEP, *what, owned, float(np.mean(prior)))] if not plain else []),
             self._finding(scene, REAL, *what, real, float(np.mean(chance))),
         ]
         found = with_controls(found, float(np.mean(rehearsed)), float(np.mean(noise)))
         return control_where(found, REAL, float(np.mean(in_vain)))
 
     def _right(self, scene: Scene, guessed: dict[tuple[int, int], Counts]) -> tuple[list[float], list[float]]:
-        """By message, how much of the client's pictures is counted right; and by somebody who saw nothing."""
-        classes, right, chance = len(scene.record.task.classes), [], []
-        for (_, client), counts in guessed.items():
+        """By client, how much of its pictures is counted right; and by somebody who saw nothing."""
+        classes, right, chance = len(scene.record.task.classes), {}, {}
+        for (number, client), counts in guessed.items():
             have = np.bincount(scene.truth.owners[client].targets.numpy(), minlength=classes)
             # Guesses count pictures of one pass, or of the steps taken: compared as shares of the client's pictures.
             wanted = apportioned(torch.from_numpy(have), int(counts.sum()))
-            right.append(100 - label_score(counts, wanted).l1)
-            chance.append(100 - label_score(prior_counts(int(counts.sum()), classes), wanted).l1)
-        return right, chance
+            right[number, client] = 100 - label_score(counts, wanted).l1
+            chance[number, client] = 100 - label_score(prior_counts(int(counts.sum()), classes), wanted).l1
+        return by_client(right), by_client(chance)
 
     def run(self, record: Record, public: Data, device: torch.device | str = "cpu") -> dict[tuple[int, int], Counts]:
         """Counts by (round, client), of as many pictures as the client says it has.

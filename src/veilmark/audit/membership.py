@@ -288,6 +288,20 @@ class MembershipByLoss(MembershipAttack):
     needs = "a whole classifier from each client; the picture in question, with its label"
     question = "Shown a picture, can the server tell whether a client trained on it?"
 
+    def run(self, record: Record, client: int, asked: Data, device: torch.device | str = "cpu") -> Scores:
+        """The attack on what a client sent last.
+
+        Args:
+            record: What the server saw.
+            client: Who is asked about; it sent something in the last recorded round.
+            asked: Pictures in question, with labels.
+            device: Where the network computes.
+
+        Returns:
+            ``(n,)``, larger for members.
+        """
+        return _losses(network_of(record, record.rounds[-1].updates[client].tensors, device), asked)
+
     def findings(self, scene: Scene) -> list[Finding]:
         """A network made to overfit, and what each client sent last; the area under the curve, by client."""
         record, public = scene.record, scene.public
@@ -308,9 +322,10 @@ class MembershipByLoss(MembershipAttack):
         real: list[tuple[Scores, Scores]] = []
         untrained: list[tuple[Scores, Scores]] = []
         at_start = _losses(start, strangers)
-        for client, update in record.rounds[-1].updates.items():
-            own, sent = scene.truth.owners[client], network_of(record, update.tensors, scene.device)
-            real.append((_losses(sent, own), _losses(sent, strangers)))
+        for client in record.rounds[-1].updates:
+            own = scene.truth.owners[client]
+            members, others = (self.run(record, client, some, scene.device) for some in (own, strangers))
+            real.append((members, others))
             untrained.append((_losses(start, own), at_start))
             scene.advance()
         found = overfit + self._scored(scene, REAL, real, common=True)

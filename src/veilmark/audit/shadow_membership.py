@@ -13,7 +13,7 @@ from veilmark.audit.answers import logits_of
 from veilmark.audit.attack import REAL, Finding, Scene
 from veilmark.audit.membership import MembershipAttack, Scores, attack_network, confidence, lira
 from veilmark.audit.record import network_of
-from veilmark.audit.shadows import Shadows, questions, shadows_of
+from veilmark.audit.shadows import Questions, Shadows, questions, shadows_of
 from veilmark.run.seeds import rng_for
 
 MOST_ANSWERS = 2000
@@ -49,6 +49,27 @@ class MembershipByShadows(MembershipAttack):
             ``(t, n)``, larger for members.
         """
 
+    def run(self, scene: Scene, asked: Questions, shadows: Shadows) -> tuple[Scores, dict[int, Scores]]:
+        """The attack on what each client sent last.
+
+        Args:
+            scene: Its record; its truth is not read.
+            asked: The pictures in question; which of them are whose is not read.
+            shadows: What shadow federations say of these.
+
+        Returns:
+            Scores ``(n,)`` of the pool, larger for members: of the untrained start, and of each client's message.
+        """
+        record = scene.record
+        # All clients' messages at once, and the untrained start: one attack network serves all.
+        answers = [logits_of(network_of(record, record.start, scene.device), asked.pool.inputs)]
+        for update in record.rounds[-1].updates.values():
+            answers.append(logits_of(network_of(record, update.tensors, scene.device), asked.pool.inputs))
+            scene.advance()
+        everyone = np.arange(len(shadows.group))
+        start, *given = self.scores(shadows, everyone, torch.stack(answers), asked.pool.targets, scene.seed)
+        return start, dict(zip(record.rounds[-1].updates, given, strict=True))
+
     def findings(self, scene: Scene) -> list[Finding]:
         """Networks that know their pictures by heart, shadows as the run trains, and what each client sent last."""
         asked = questions(scene)
@@ -67,18 +88,10 @@ class MembershipByShadows(MembershipAttack):
                 pairs.append((given[some.learned[target]], given[some.unseen[target]]))
                 scene.advance()
             found += self._scored(scene, rung, pairs)
-        record = scene.record
-        # All clients' messages at once, and the untrained start: one attack network serves all.
-        answers = [logits_of(network_of(record, record.start, scene.device), asked.pool.inputs)]
-        for update in record.rounds[-1].updates.values():
-            answers.append(logits_of(network_of(record, update.tensors, scene.device), asked.pool.inputs))
-            scene.advance()
-        everyone = np.arange(len(shadows.group))
-        given = self.scores(shadows, everyone, torch.stack(answers), asked.pool.targets, scene.seed)
-        rows = list(asked.owners.values())
-        real = [(scores[own], scores[asked.strangers]) for own, scores in zip(rows, given[1:], strict=True)]
+        start, given = self.run(scene, asked, shadows)
+        real = [(given[client][own], given[client][asked.strangers]) for client, own in asked.owners.items()]
         found += self._scored(scene, REAL, real, common=True)
-        untrained = [(given[0, own], given[0, asked.strangers]) for own in rows]
+        untrained = [(start[own], start[asked.strangers]) for own in asked.owners.values()]
         return self._controlled(found, self._scored(scene, REAL, untrained, common=True))
 
 

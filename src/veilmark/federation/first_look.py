@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +31,7 @@ class Look:
 
 
 LOOKS = {
-    "classify": Look("ppidsg-digits", ("none", "local", "ppidsg")),
+    "classify": Look("ppidsg-digits", ("none", "local", "ppidsg"), ("data.head_widths=[256, 64]",)),
     "landmarks": Look(
         "landmarks-synthetic",
         ("none", "local", "keyed"),
@@ -59,6 +60,7 @@ def first_look(
     device: str = "cpu",
     task: str = "classify",
     secrets: Path | None = None,
+    methods: Sequence[str] | None = None,
 ) -> list[Path]:
     """Plays a task's recipe with each of its methods.
 
@@ -70,6 +72,7 @@ def first_look(
         device: Where clients compute: ``auto``, ``cpu`` or ``cuda``.
         task: A key of ``LOOKS``.
         secrets: Folder of the secrets, the same for all; ``secrets`` beside the run folders by default.
+        methods: Only these of the look's methods.
 
     Returns:
         The run folders.
@@ -86,7 +89,8 @@ def first_look(
     rounds = federation_config(look.recipe, [*look.settings, *settings]).rounds
     recorded = sorted({1, *range(max(1, rounds - look.last + 1), rounds + 1)})
     changes = [*look.settings, f"record={recorded}", *settings]
-    configs = {method: federation_config(look.recipe, [*changes, f"method={method}"]) for method in look.methods}
+    chosen = look.methods if methods is None else methods
+    configs = {method: federation_config(look.recipe, [*changes, f"method={method}"]) for method in chosen}
     bundled = federation_config(look.recipe, []).data.layout
     for config in configs.values():
         if config.data.layout != bundled:
@@ -99,4 +103,4 @@ def first_look(
         say(f"[bold]{method}[/bold]")
         kept = secrets or folder / "secrets"
         start_federation(config, None, folder / method, engine=engine, secrets=kept, resume=resume, device=device)
-    return [folder / method for method in look.methods]
+    return [folder / method for method in chosen]

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import NormalDist
 
 from pydantic import BaseModel, ValidationError
 from rich.table import Table
@@ -86,8 +87,8 @@ class Verdict:
 
     @property
     def real(self) -> AuditFinding | None:
-        """The first figure of the run as it was, from which the verdict is read; None where nothing travelled."""
-        return _real(self.findings)
+        """The figure of the run as it was that the verdict states; None where nothing travelled."""
+        return _stated(self.findings)
 
 
 def verdict(findings: Sequence[AuditFinding]) -> Verdict:
@@ -97,10 +98,13 @@ def verdict(findings: Sequence[AuditFinding]) -> Verdict:
     own networks, beyond the interval and beyond noise there. *Private* is never said: what an attack that works does
     not find, another may.
 
+    Of several figures the first is the attack's own; each other one counts with an interval as much wider as there are
+    figures more (Bonferroni 1936), so that asking for many finds no more by luck.
+
     Args:
         findings: Of one attack, easiest rung first; larger is worse for the clients.
     """
-    real = _real(findings)
+    real = _stated(findings)
     easy = findings[0]
     control = easy.positive_control
     works = control is not None and control > easy.chance
@@ -110,14 +114,12 @@ def verdict(findings: Sequence[AuditFinding]) -> Verdict:
     if rung is not None:
         noise = -math.inf if rung.negative_control is None else rung.negative_control
         works = works and rung.low > max(rung.chance, noise)
-    # Noise that does as well as the real thing: the measure, not the update, makes the figure.
-    sound = real is not None and (real.negative_control is None or real.low > real.negative_control)
     if real is None:
         last = findings[-1]
         kind = "nothing to attack"
         words = f"What it takes did not travel in this run. If it leaked: {_figure(last)}, where chance is "
         words += f"{last.chance:.1f} (“{last.rung}”)."
-    elif real.low > real.chance and sound:
+    elif beyond_chance(real, findings):
         kind, words = "leaks", f"Yes: {_figure(real)}, where chance is {real.chance:.1f}."
     elif not works:
         kind, words = "not shown to work", "Unknown: the attack did not succeed where it must, so it shows nothing."
@@ -131,8 +133,20 @@ def verdict(findings: Sequence[AuditFinding]) -> Verdict:
     return Verdict(easy.attack, easy.threat_model, kind, words, list(findings))
 
 
-def _real(findings: Sequence[AuditFinding]) -> AuditFinding | None:
-    return next((found for found in findings if found.rung == REAL), None)
+def _stated(findings: Sequence[AuditFinding]) -> AuditFinding | None:
+    """The first figure of the run as it was that is beyond chance; the first one if none is."""
+    real = [found for found in findings if found.rung == REAL]
+    return next((found for found in real if beyond_chance(found, findings)), real[0] if real else None)
+
+
+def beyond_chance(real: AuditFinding, findings: Sequence[AuditFinding]) -> bool:
+    """Whether a figure of the run is more than chance, and more than noise gets: else the measure makes the figure."""
+    metrics = list(dict.fromkeys(found.metric for found in findings if found.rung == REAL))
+    low = real.low
+    if real.metric != metrics[0]:
+        wider = NormalDist().inv_cdf(1 - 0.025 / len(metrics)) / NormalDist().inv_cdf(0.975)
+        low = real.value - wider * (real.value - real.low)
+    return low > max(real.chance, -math.inf if real.negative_control is None else real.negative_control)
 
 
 def _figure(found: AuditFinding) -> str:
