@@ -43,7 +43,7 @@ from veilmark.run.local_training import rate, sgd_weight
 
 STEPS = 100
 """Of a search for a classifier's pictures."""
-GENERATOR_STEPS = 25
+GENERATOR_STEPS = 20
 """Of a search for a generator's pictures, which cost more each. No number finds these: docs/audit-attacks.md."""
 CONTROL_STEPS = 30
 """Of L-BFGS in the positive control."""
