@@ -28,8 +28,8 @@ from veilmark.ppidsg.networks import Generator
 from veilmark.run.local_training import batches
 from veilmark.run.seeds import rng_for
 
-CASES = 6
-"""Pictures behind the steps that are rehearsed."""
+CASES = 10
+"""Pictures behind the steps that are rehearsed: all six found of six would not be told from noise."""
 AGAINST = 20
 """Candidates of the same class beside each, at most."""
 GUESSES = 3
