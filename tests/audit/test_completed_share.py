@@ -31,15 +31,20 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def scene_of(path, **changes):
+def scene_of(path, strangers=None, **changes):
     run = play(path, config(**{"rounds": 2, "data__test": 60, "data__head_widths": [64, 32], **changes}))
     record = read_record(run.path / "transcript")
-    return Scene(record, *reversed(_truth(record, run.path, None, None)))
+    truth, public = _truth(record, run.path, None, None)
+    if truth.strangers is not None and strangers:
+        truth = replace(truth, strangers=completed_share._rows(truth.strangers, range(strangers)))
+    return Scene(record, public, truth)
 
 
 @pytest.mark.parametrize("share", SHARES)
 def test_a_share_that_knows_pictures_gives_them_away(tmp_path, share):
-    scene = scene_of(tmp_path / "run", **SHARES[share])
+    # To ask a generator about a thousand strangers takes most of a minute.
+    few = 100 if share == "ppidsg" else None
+    scene = scene_of(tmp_path / "run", few, **SHARES[share])
     found = MembershipByClient().findings(scene)
     areas = [line for line in found if line.metric == "area under the curve"]
     control, real = areas
@@ -53,16 +58,14 @@ def test_a_share_that_knows_pictures_gives_them_away(tmp_path, share):
     assert 20 < real.negative_control < 80
     assert real.threat_model == "curious client"
     rates = [line for line in found if line.metric == "members found at 1 % false alarms"]
-    assert [line.rung for line in rates] == [REAL]
-    assert rates[0].chance == 1
+    assert [(line.rung, line.chance) for line in rates] == ([] if few else [(REAL, 1)])
 
 
 @pytest.mark.parametrize("share", ["F only", "C only", "ppidsg"])
 def test_a_server_learns_what_is_missing_in_public(tmp_path, share):
-    scene = scene_of(tmp_path / "run", **SHARES[share], data__test=200)
+    scene = scene_of(tmp_path / "run", 100, **SHARES[share], data__test=120)
     # No secret is read: there is none.
-    few = completed_share._rows(scene.truth.strangers, range(100))
-    found = MembershipByServer().findings(replace(scene, truth=replace(scene.truth, first=None, strangers=few)))
+    found = MembershipByServer().findings(replace(scene, truth=replace(scene.truth, first=None)))
     control, real = found
     assert control.low > 50
     assert control.value > 65
