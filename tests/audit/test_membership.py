@@ -21,6 +21,7 @@ from veilmark.audit.membership import (
     lira,
     loss_threshold,
     membership_score,
+    mix_weights,
     resampled_area,
     true_positive_rate,
 )
@@ -146,6 +147,39 @@ def test_an_area_compares_with_some_strangers_only():
     found = resampled_area(np.array([1.0, 1.0]), np.array([0.0, 9.0]), rows, rows, alike)
     # The second is compared with nobody; drawn twice, the first wins both times.
     assert found.tolist() == [0.75, 1.0]
+
+
+def test_a_mix_of_classes_is_no_membership():
+    """A client of two classes, whose network knows these and none of its pictures."""
+    rng = np.random.default_rng(0)
+    of_members, of_strangers = rng.integers(2, size=200), rng.integers(10, size=2000)
+    members, strangers = (rng.normal(size=len(some)) + 3.0 * (some < 2) for some in (of_members, of_strangers))
+    blind = membership_score([(members, strangers)], draws=50)
+    assert blind.auc.low > 0.8
+    assert blind.at_percent.value > 0.02
+    found = membership_score([(members, strangers)], classes=[(of_members, of_strangers)], draws=50)
+    assert found.auc.low < 0.5 < found.auc.high
+    # Four hundred strangers of these classes are too few for 1 %.
+    assert found.at_percent.value is None
+    even = membership_score([(members, strangers)], classes=[(of_members, rng.integers(2, size=2000))], draws=50)
+    assert even.at_percent.value is not None
+
+
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(1, 4)), min_size=1, max_size=12), st.floats(0, 0.9))
+def test_a_weight_is_as_many_strangers(drawn, allowed):
+    scores, weights = (np.array(some, dtype=np.float64) for some in zip(*drawn, strict=True))
+    members = np.arange(-1.0, 22.0, 0.5)
+    # No two strangers alike, or a threshold may lie between them.
+    scores += np.arange(len(scores)) / 100
+    repeated = np.repeat(scores, weights.astype(int))
+    cut = np.sort(repeated)[max(0, len(repeated) - 1 - int(np.floor(len(repeated) * allowed + 1e-9)))]
+    assert true_positive_rate(members, scores, allowed, weights) == (members > cut).mean()
+
+
+def test_weights_give_strangers_the_members_mix():
+    weights = mix_weights(np.array([0, 0, 0, 1, 9]), np.array([0, 0, 1, 2]))
+    # Three fifths of class 0 for two strangers, a fifth of class 1 for one; class 9 has none: a quarter for each.
+    np.testing.assert_allclose(weights, 4 * np.array([0.3 + 0.05, 0.3 + 0.05, 0.2 + 0.05, 0.05]))
 
 
 def test_where_nothing_is_there_an_interval_seldom_says_so():

@@ -17,7 +17,7 @@ from torch.nn.functional import one_hot
 
 from veilmark.audit.attack import REAL, Attack, Finding, Scene, control_where, with_controls
 from veilmark.audit.gradient_inversion import GradientOf, cosine_distance, noise_like
-from veilmark.audit.membership import drawn_interval, resampled_area
+from veilmark.audit.membership import alike, drawn_interval, resampled_area
 from veilmark.audit.played_client import played_gradient, played_steps
 from veilmark.audit.record import Record, ThreatModel, in_noise
 from veilmark.federation.engine import side_by_side
@@ -179,9 +179,7 @@ class CandidatesOfGenerator(Attack):
             behind = _behind(scene.record, client, len(owner))
             members = _rows(owner, rng_for(scene.seed, 74, 1 + client).permutation(behind)[:ASKED])
             said = self.run(scene, records, guesses, members)
-            compared = (members.targets[:, None] == strangers.targets).numpy()
-            # A class without a stranger is compared with all of them.
-            compared |= ~compared.any(axis=1, keepdims=True)
+            compared = alike(members.targets.numpy(), strangers.targets.numpy())
             mine = rng.integers(len(members), size=(_DRAWS, len(members)))
             asked += len(members)
             for number, found in enumerate(areas):

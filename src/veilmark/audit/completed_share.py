@@ -105,11 +105,12 @@ class MembershipBehindShare(MembershipAttack):
         # The start once more, with other first weights in front or behind, knows nobody.
         knows, again = self._certainties(scene, own, [(overfit, 1, [learned, rest]), (start, 2, asked)])
         rung = f"a share that knows {len(learned)} public pictures by heart"
-        found = self._scored(scene, rung, [(knows[0] - known, knows[1] - unknown)])
+        found = self._scored(scene, rung, [(knows[0] - known, knows[1] - unknown)], [(learned.targets, rest.targets)])
+        classes = [(torch.cat([some.targets for some in members]), strangers.targets)]
         *real, strange = said[2:]
-        found += self._scored(scene, REAL, [(np.concatenate(real), strange)])
+        found += self._scored(scene, REAL, [(np.concatenate(real), strange)], classes)
         *blind, strange = (one - other for one, other in zip(again, before, strict=True))
-        return self._controlled(found, self._scored(scene, REAL, [(np.concatenate(blind), strange)]))
+        return self._controlled(found, self._scored(scene, REAL, [(np.concatenate(blind), strange)], classes))
 
     def _certainties(
         self, scene: Scene, own: Data, shares: Sequence[tuple[Tensors, int, Sequence[Data]]]

@@ -26,6 +26,7 @@ from veilmark.federation.tasks.task import Data
 from veilmark.ppidsg.client_training import to_unit
 
 Scores = NDArray[np.float64]
+Labels = NDArray[np.int64]
 
 NEEDED = 10
 """Strangers that must be accused wrongly for a rate to be measured at all."""
@@ -152,35 +153,46 @@ class MembershipScore:
 
 
 def membership_score(
-    pairs: Sequence[tuple[Scores, Scores]], seed: int = 0, *, common: bool = False, draws: int = 1000
+    pairs: Sequence[tuple[Scores, Scores]],
+    seed: int = 0,
+    *,
+    classes: Sequence[tuple[Labels, Labels]] | None = None,
+    common: bool = False,
+    draws: int = 1000,
 ) -> MembershipScore:
     """Scores an attack: means over the networks that are attacked, with intervals by bootstrap over pictures.
 
     Members and strangers are drawn anew both: a thousand strangers who happen to look strange move the figure of every
-    network alike. A true-positive rate is measured only where at least ten strangers lie above its threshold: at 1 % it
-    takes 1,000 strangers, at 0.1 % 10,000.
+    network alike. A client of few classes is told from strangers of all classes by these alone: where classes are
+    given, a member is compared with strangers of its own, and false alarms are counted as if strangers had the members'
+    mix. A true-positive rate is measured only where at least ten strangers lie above its threshold: at 1 % it takes
+    1,000 strangers, at 0.1 % 10,000; and of these, by the members' mix, not fewer than half may count.
 
     Args:
         pairs: By attacked network, scores ``(n,)`` of pictures that were learned, and ``(m,)`` of pictures that were
             not.
         seed: Of the bootstrap.
+        classes: By attacked network, the classes ``(n,)`` and ``(m,)`` of these pictures; all alike by default.
         common: Whether strangers are the same pictures, in the same order, for all networks.
         draws: Of the bootstrap.
     """
     rng = np.random.default_rng(seed)
     areas, rates = [], {allowed: [] for allowed in (0.01, 0.001)}  # type: ignore[var-annotated]
     drawn: NDArray[np.int64] | None = None
-    for members, strangers in pairs:
+    for place, (members, strangers) in enumerate(pairs):
         mine = rng.integers(len(members), size=(draws, len(members)))
         if drawn is None or not common:
             drawn = rng.integers(len(strangers), size=(draws, len(strangers)))
-        areas.append(resampled_area(members, strangers, mine, drawn))
+        compared, weights = None, np.ones(len(strangers))
+        if classes is not None:
+            compared, weights = alike(*classes[place]), mix_weights(*classes[place])
+        areas.append(resampled_area(members, strangers, mine, drawn, compared))
+        count = weights.sum() ** 2 / np.square(weights).sum()
         for allowed, found in rates.items():
-            if len(strangers) * allowed >= NEEDED:
-                above = int(np.floor(len(strangers) * allowed))
-                threshold = np.sort(strangers[drawn], axis=1)[:, len(strangers) - 1 - above]
-                hits = (members[mine] > threshold[:, None]).mean(axis=1)
-                found.append(np.r_[true_positive_rate(members, strangers, allowed), hits])
+            if len(strangers) * allowed >= NEEDED and count * allowed >= NEEDED / 2:
+                thresholds = _thresholds(strangers[drawn], weights[drawn], allowed)
+                hits = (members[mine] > thresholds[:, None]).mean(axis=1)
+                found.append(np.r_[true_positive_rate(members, strangers, allowed, weights), hits])
 
     def rate(found: Sequence[NDArray[np.float64]]) -> Rate:
         if not found:
@@ -189,6 +201,20 @@ def membership_score(
 
     counts = sum(len(members) for members, _ in pairs), len(pairs[0][1])
     return MembershipScore(rate(areas), rate(rates[0.01]), rate(rates[0.001]), *counts)
+
+
+def alike(members: Labels, strangers: Labels) -> NDArray[np.bool_]:
+    """``(n, m)``: which stranger is of which member's class; a class without a stranger is compared with all."""
+    same: NDArray[np.bool_] = members[:, None] == strangers
+    return same | ~same.any(axis=1, keepdims=True)
+
+
+def mix_weights(members: Labels, strangers: Labels) -> NDArray[np.float64]:
+    """``(m,)``: how much each stranger counts, so that strangers have the members' mix of classes; 1 on average."""
+    compared = alike(members, strangers)
+    weights: NDArray[np.float64] = (compared / compared.sum(axis=1, keepdims=True)).sum(axis=0)
+    whole: NDArray[np.float64] = weights * len(strangers) / weights.sum()
+    return whole
 
 
 def drawn_interval(found: Sequence[NDArray[np.float64]]) -> tuple[float, float, float]:
@@ -232,11 +258,22 @@ def resampled_area(
     return found
 
 
-def true_positive_rate(members: Scores, strangers: Scores, allowed: float) -> float:
-    """Share of members above the threshold that at most a share ``allowed`` of the strangers exceeds."""
-    above = int(np.floor(len(strangers) * allowed))
-    threshold = np.sort(strangers)[len(strangers) - 1 - above]
-    return float((members > threshold).mean())
+def true_positive_rate(
+    members: Scores, strangers: Scores, allowed: float, weights: NDArray[np.float64] | None = None
+) -> float:
+    """Share of members above the threshold that at most a share ``allowed`` of the strangers, by weight, exceeds."""
+    counted = np.ones(len(strangers)) if weights is None else weights
+    return float((members > _thresholds(strangers[None], counted[None], allowed)[0]).mean())
+
+
+def _thresholds(strangers: Scores, weights: NDArray[np.float64], allowed: float) -> Scores:
+    """By row of ``(d, m)``, the score that a share ``allowed`` of the weight exceeds at most."""
+    order = np.argsort(-strangers, axis=1, kind="stable")
+    found, counted = (np.take_along_axis(some, order, axis=1) for some in (strangers, weights))
+    # Sums of weights are rounded.
+    above = (counted.cumsum(axis=1) <= allowed * counted.sum(axis=1, keepdims=True) + 1e-9).sum(axis=1)
+    lowest: Scores = found[np.arange(len(found)), np.minimum(above, found.shape[1] - 1)]
+    return lowest
 
 
 class MembershipAttack(Attack):
@@ -250,7 +287,12 @@ class MembershipAttack(Attack):
         return f"the server has no whole classifier to ask: {sorted(missing)[0]} does not travel" if missing else None
 
     def _scored(
-        self, scene: Scene, rung: str, pairs: Sequence[tuple[Scores, Scores]], common: bool = False
+        self,
+        scene: Scene,
+        rung: str,
+        pairs: Sequence[tuple[Scores, Scores]],
+        classes: Sequence[tuple[Tensor, Tensor]] | None = None,
+        common: bool = False,
     ) -> list[Finding]:
         """A mean over targets of the area under the curve, and of the members found at 1 % if that can be measured.
 
@@ -258,9 +300,11 @@ class MembershipAttack(Attack):
             scene: Of the attack.
             rung: What the attacker had.
             pairs: Scores of members and of strangers, by attacked network.
+            classes: Their labels; all alike by default.
             common: Whether strangers are the same for all of them.
         """
-        score = membership_score(pairs, scene.seed, common=common)
+        labels = None if classes is None else [(one.numpy(), other.numpy()) for one, other in classes]
+        score = membership_score(pairs, scene.seed, classes=labels, common=common)
         found = []
         for metric, figure, chance in (
             ("area under the curve", score.auc, 50.0),
@@ -315,21 +359,23 @@ class MembershipByLoss(MembershipAttack):
             cross_entropy(rehearsal(inputs), targets).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             scene.advance()
-        scores = _losses(rehearsal, public)
-        overfit = self._scored(
-            scene, f"trained on {learned} pictures until it knows them", [(scores[:learned], scores[learned:])]
-        )
+        scores, labels = _losses(rehearsal, public), public.targets
+        rung = f"trained on {learned} pictures until it knows them"
+        halves = [(scores[:learned], scores[learned:])], [(labels[:learned], labels[learned:])]
+        overfit = self._scored(scene, rung, *halves)
         real: list[tuple[Scores, Scores]] = []
         untrained: list[tuple[Scores, Scores]] = []
+        classes: list[tuple[Tensor, Tensor]] = []
         at_start = _losses(start, strangers)
         for client in record.rounds[-1].updates:
             own = scene.truth.owners[client]
             members, others = (self.run(record, client, some, scene.device) for some in (own, strangers))
             real.append((members, others))
             untrained.append((_losses(start, own), at_start))
+            classes.append((own.targets, strangers.targets))
             scene.advance()
-        found = overfit + self._scored(scene, REAL, real, common=True)
-        return self._controlled(found, self._scored(scene, REAL, untrained, common=True))
+        found = overfit + self._scored(scene, REAL, real, classes, common=True)
+        return self._controlled(found, self._scored(scene, REAL, untrained, classes, common=True))
 
 
 def _losses(network: nn.Module, data: Data) -> Scores:

@@ -79,20 +79,24 @@ class MembershipByShadows(MembershipAttack):
             (by_heart, asked.public, "a network of the server's is the target, and knows its pictures by heart"),
             (shadows, asked.pool, "a client of a shadow federation is the target"),
         ):
-            pairs = []
+            pairs, classes = [], []
             labels = data.targets[: some.learned.shape[1]]
             for target in some.first:
                 # Those of its own group would tell by what they learned.
                 others = np.flatnonzero(some.group != some.group[target])
                 given = self.scores(some, others, some.pool[[target]], labels, scene.seed)[0]
-                pairs.append((given[some.learned[target]], given[some.unseen[target]]))
+                learned, unseen = some.learned[target], some.unseen[target]
+                pairs.append((given[learned], given[unseen]))
+                classes.append((labels[torch.from_numpy(learned)], labels[torch.from_numpy(unseen)]))
                 scene.advance()
-            found += self._scored(scene, rung, pairs)
+            found += self._scored(scene, rung, pairs, classes)
         start, given = self.run(scene, asked, shadows)
         real = [(given[client][own], given[client][asked.strangers]) for client, own in asked.owners.items()]
-        found += self._scored(scene, REAL, real, common=True)
+        targets = asked.pool.targets
+        classes = [(targets[own], targets[asked.strangers]) for own in asked.owners.values()]
+        found += self._scored(scene, REAL, real, classes, common=True)
         untrained = [(start[own], start[asked.strangers]) for own in asked.owners.values()]
-        return self._controlled(found, self._scored(scene, REAL, untrained, common=True))
+        return self._controlled(found, self._scored(scene, REAL, untrained, classes, common=True))
 
 
 class MembershipByLiRA(MembershipByShadows):
