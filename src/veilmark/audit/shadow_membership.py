@@ -16,7 +16,7 @@ from veilmark.audit.record import network_of
 from veilmark.audit.shadows import Questions, Shadows, questions, shadows_of
 from veilmark.run.seeds import rng_for
 
-MOST_ANSWERS = 2000
+MOST_ANSWERS = 1000
 """Answers of shadows on pictures that they learned, and on such that they have not seen, for an attack network."""
 
 
