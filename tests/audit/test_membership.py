@@ -146,7 +146,10 @@ def test_an_area_compares_with_some_strangers_only():
     rows = np.zeros((1, 2), dtype=np.int64)
     found = resampled_area(np.array([1.0, 1.0]), np.array([0.0, 9.0]), rows, rows, alike)
     # The second is compared with nobody; drawn twice, the first wins both times.
-    assert found.tolist() == [0.75, 1.0]
+    assert found.tolist() == [1.0, 1.0]
+    found = resampled_area(np.array([1.0, 1.0]), np.array([0.0, 9.0]), rows + 1, rows, alike)
+    # Drawn alone, it leaves nothing to say.
+    assert found.tolist() == [1.0, 0.5]
 
 
 def test_a_mix_of_classes_is_no_membership():

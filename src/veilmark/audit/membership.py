@@ -235,7 +235,9 @@ def resampled_area(
     drawn: NDArray[np.int64],
     compared: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.float64]:
-    """The area under the curve, and that of each draw of a bootstrap, ``(1 + draws,)``; 0.5 where nothing is compared.
+    """The area under the curve, and that of each draw of a bootstrap, ``(1 + draws,)``.
+
+    A member whom nobody that was drawn is compared with has no say; 0.5 where that is all of them.
 
     Args:
         members: ``(n,)`` scores.
@@ -253,9 +255,9 @@ def resampled_area(
     )
     # By member and draw: its share of wins among the strangers that were drawn and are compared with it.
     won, of = ((wins * counted) @ of_strangers.T, counted @ of_strangers.T)
-    shares = np.where(of > 0, won / np.maximum(of, 1), 0.5)
-    found: NDArray[np.float64] = (of_members.T * shares).sum(axis=0) / len(members)
-    return found
+    said = of_members.T * (of > 0)
+    found: NDArray[np.float64] = (said * won / np.maximum(of, 1)).sum(axis=0) / np.maximum(said.sum(axis=0), 1)
+    return np.where(said.any(axis=0), found, 0.5)
 
 
 def true_positive_rate(

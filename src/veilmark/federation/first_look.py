@@ -31,9 +31,7 @@ class Look:
 
 
 LOOKS = {
-    "classify": Look(
-        "ppidsg-digits", ("none", "local", "ppidsg"), ("data.head_widths=[256, 64]", "training.local_steps=8")
-    ),
+    "classify": Look("ppidsg-digits", ("none", "local", "ppidsg"), ("data.head_widths=[256, 64]",)),
     "landmarks": Look(
         "landmarks-synthetic",
         ("none", "local", "keyed"),
