@@ -144,23 +144,20 @@ class MembershipBehindShare(MembershipAttack):
         return _drawn(scene)
 
     def _begun(self, scene: Scene, share: Tensors, own: Data, number: int) -> Callable[[], nn.Module]:
-        """What makes a classifier with the share in it as it is, and the rest learned on the attacker's pictures."""
+        """What makes a classifier with the share in it as it is, and the rest learned on the attacker's pictures.
+
+        Behind a generator subclasses have their own.
+        """
         network, missing = _classifier(scene, share, number)
-        generator = _generator(scene, share)
         for parameter in network.parameters():
             parameter.requires_grad_(False)
         for parameter in missing:
             parameter.requires_grad_(True)
 
         def completed() -> nn.Module:
-            x = to_unit(own.inputs)
-            if generator is not None:
-                # It stays as it is, so that pictures go through it once and not in every step.
-                with torch.no_grad():
-                    x = torch.cat([generator(some.to(scene.device)).cpu() for some in torch.split(x, 64)])
             if missing:
-                _learn(scene, network, missing, x, own.targets, STEPS, number)
-            return network if generator is None else nn.Sequential(generator, network)
+                _learn(scene, network, missing, to_unit(own.inputs), own.targets, STEPS, number)
+            return network
 
         return completed
 
