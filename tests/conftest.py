@@ -11,6 +11,15 @@ from veilmark.sht.dhln import DHLN
 TINY = {"size": 64, "structure_widths": (16, 32, 32), "detail_widths": (16, 32)}
 
 
+@pytest.fixture
+def one_thread():
+    """Tiny networks gain nothing from threads, and tests share the machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def synthetic_ytf68(tmp_path_factory):
     """A ``ytf68`` folder of rendered faces: 4 people to train on, 2 others to choose by."""

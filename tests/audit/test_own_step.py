@@ -29,12 +29,7 @@ METHODS = {
 PLAIN = ("none", "C only", "gc", "dp, hardly any")
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module", params=METHODS)

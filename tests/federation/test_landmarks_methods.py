@@ -59,13 +59,7 @@ def play(path, made, **options):
     return run
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Two clients at a time on threads of their own give the same, but tiny networks gain nothing from them."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize(

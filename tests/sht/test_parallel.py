@@ -43,13 +43,7 @@ LIMIT = 240
 """Seconds after which processes that hang are ended and fail their test."""
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """The processes of a test share the machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def verb(recipe, data, out, cache, settings, *more):
