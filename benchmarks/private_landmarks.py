@@ -254,7 +254,8 @@ def tables(cells: list[Cell], results: Path, audits: Path = AUDITS) -> list[str]
     Intervals are over people. *newcomers*: NME at 16 px of clients that joined when all was over. *less than local*: by
     how much NME at 16 px is smaller than that of ``local`` on the same people, with the interval of the paired
     difference. *of the way*: the share of the way from ``local`` to ``none``. *largest leak*: what
-    ``benchmarks/audit.py`` found of the method in a federation of 4 owners of 6 people with all labels.
+    ``benchmarks/audit.py`` found of the method in a federation of 4 owners of 6 people with all labels. *played*: the
+    day, and on which of the two kinds of machine, which do not repeat each other.
     """
     made = []
     for part in PARTS:
@@ -266,19 +267,9 @@ def tables(cells: list[Cell], results: Path, audits: Path = AUDITS) -> list[str]
                     found[cell.name, cell.seed] = json.loads(path.read_text(encoding="utf-8"))
             if not found:
                 continue
-            head = [
-                "method",
-                "seed",
-                "NME 16 px % (95 %)",
-                "least",
-                "most",
-                "32 px",
-                "128 px",
-                "PSNR dB",
-                "without labels",
-            ]
-            head += ["newcomers"]
-            head += ["less than local (95 %)", "of the way to none", "MB up", "seconds", "largest leak, 4 x 6"]
+            head = ["method", "seed", "NME 16 px % (95 %)", "least", "most", "32 px", "128 px", "PSNR dB"]
+            head += ["without labels", "newcomers", "less than local (95 %)", "of the way to none"]
+            head += ["MB up", "seconds", "played", "largest leak, 4 x 6"]
             lines = [head, ["---"] * len(head)]
             for (name, seed), cell_found in found.items():
                 nme = cell_found["nme"]
@@ -292,6 +283,7 @@ def tables(cells: list[Cell], results: Path, audits: Path = AUDITS) -> list[str]
                 line.append(f"{np.mean(joined):.2f}" if joined else "")
                 line += against(nme, found.get(("local", seed)), found.get(("none", seed)))
                 line += [f"{cell_found['bytes_up_per_client_round'] / 1e6:.2f}", f"{cell_found['seconds']:.0f}"]
+                line.append(f"{cell_found['date']}, {'GPU' if 'NVIDIA' in cell_found['machine'] else 'CPU'}")
                 line.append(leak_of(name, audits))
                 lines.append(line)
             title = f"{part} people, labels: {labels}"

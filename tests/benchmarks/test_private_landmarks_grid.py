@@ -17,6 +17,7 @@ def cell_file(folder, cell, people, unlabelled=None):
     nme = {"mean": mean, "min": mean - 2, "max": mean + 2, "sizes": sizes, "psnr": {"mean": 26.0}}
     nme |= {"unlabelled": unlabelled and {"mean": unlabelled}, "people": {"nme_16": people}}
     content = {"nme": nme, "bytes_up_per_client_round": 2_000_000, "seconds": 12.3, "newcomers": [{"nme_16": 30.0}]}
+    content |= {"date": "2026-11-26", "machine": "NVIDIA H200, 16 cores" if cell.name == "none" else "x86_64, 2 cores"}
     (folder / f"{cell.key}.json").write_text(json.dumps(content))
 
 
@@ -58,6 +59,7 @@ def test_a_table_has_intervals_over_people_and_what_leaks(tmp_path):
     shared = rows["hallucinator"]
     assert shared["NME 16 px % (95 %)"] == f"12.00 ({low:.2f} to {high:.2f})"
     assert shared["less than local (95 %)"] == "1.00 (1.00 to 1.00)"
+    assert (shared["played"], rows["none"]["played"]) == ("2026-11-26, CPU", "2026-11-26, GPU")
     assert shared["of the way to none"] == "25 %"
     assert (shared["without labels"], shared["MB up"], shared["newcomers"]) == ("64.00", "2.00", "30.00")
     leaks = {name: row["largest leak, 4 x 6"] for name, row in rows.items()}

@@ -215,8 +215,8 @@ def _compared_audits(folders: Mapping[str, Path], out: Path) -> ComparedAudit:
         if summary.dataset not in BUNDLED:
             continue
         for attack, pictures in summary.pictures.items():
-            if not any(found.low > found.chance for found in verdicts[label][attack].findings if found.n > 1):
-                # It worked nowhere, so its pictures show nothing.
+            if not any(found.value > found.chance for found in verdicts[label][attack].findings if found.n > 1):
+                # Nowhere better than a guess: noise, which nobody needs to see. Verdicts are by intervals, not by this.
                 continue
             for rung, name in pictures.items():
                 copied = out / "pictures" / f"{number}-{Path(name).name}"
