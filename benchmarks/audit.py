@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 
 from veilmark.audit.audits import ATTACKS, FACE_ATTACKS, audit_run
@@ -343,11 +344,7 @@ def plot(found: list[dict[str, Any]], path: Path, words: str) -> None:
         words: What is scored.
     """
     figure, axes = plt.subplots(figsize=(9, 5))
-    drawn: list[tuple[float, float]] = []
-
-    def near(one: tuple[float, float], other: tuple[float, float]) -> bool:
-        return abs(one[0] - other[0]) < 0.5 and abs(one[1] - other[1]) < 1.5
-
+    named: list[tuple[str, tuple[float, float]]] = []
     for data, marker in zip(METHODS, "oos", strict=True):
         chosen = [cell for cell in found if cell["data"] == data and cell["seed"] == 0]
         if not chosen:
@@ -360,13 +357,22 @@ def plot(found: list[dict[str, Any]], path: Path, words: str) -> None:
             words_of = "hollow: nothing found, but some attacks are not shown to work"
             axes.scatter(*zip(*unclear, strict=True), marker=marker, color="white", edgecolor=colour, label=words_of)
         for place, (cell, (x, y)) in enumerate(sorted(zip(chosen, points, strict=True), key=lambda pair: pair[1]), 1):
-            above = 9 * sum(near(point, (x, y)) for point in drawn)
-            axes.annotate(str(place), (x, y), (0, above + 6), ha="center", textcoords="offset points", fontsize=8)
-            drawn.append((x, y))
+            named.append((str(place), (x, y)))
             axes.plot([], [], " ", label=f"{place}  {cell['name']}")
-    axes.set(xlabel=words, ylabel="largest leak, % of the way from chance to the best case", ylim=(-5, 108))
+    axes.set(xlabel=words, ylabel="largest leak, % of the way from chance to the best case", ylim=(-8, 108))
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
     figure.tight_layout()
+    # In pixels: a number goes to the first side of its point where nothing is yet.
+    taken = [axes.transData.transform(point) for _, point in named]
+    for word, point in named:
+        centre = axes.transData.transform(point)
+        around = ((0, 9), (0, -10), (10, 0), (-10, 0), (9, 9), (-9, 9), (9, -10), (-9, -10))
+        sides = [centre + figure.dpi / 72 * np.array(side) for side in around]
+        free = [side for side in sides if min(np.abs(side - other).max() for other in taken) > 8 * figure.dpi / 72]
+        chosen_side = (free or sides)[0]
+        taken.append(chosen_side)
+        x, y = axes.transData.inverted().transform(chosen_side)
+        axes.annotate(word, (x, y), ha="center", va="center", fontsize=8)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
