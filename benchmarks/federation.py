@@ -6,7 +6,8 @@
 ``--data`` holds the folders ``mnist`` and ``cifar10``. Protocol S: 10 clients x 600 images of MNIST or x 500 of
 CIFAR-10, 1,000 test images, 10 rounds of one local epoch, batch 64. PPIDSG's options are compared under a smaller one
 (``probe``: MNIST, 6 clients x 300 images, 500 test images, 12 rounds), a third of the work a cell; ``probe-100`` and
-``probe-900`` are the same with other numbers of images and as many steps. Every cell has the same partition, first
+``probe-900`` are the same with other numbers of images and as many steps. *Other pictures*: protocol S for what the
+page concludes with, on seeds and test images that nothing was chosen on. Every cell has the same partition, first
 weights and order of images for its seed, but for what its name says; cells that note no ``secret`` (the first 137)
 had secrets of chance, and with them other ciphers and other starts of C and of a keyed F. A finished cell
 is one JSON in ``benchmarks/results/federation/``: config, accuracy of every client after every round, seconds, date,
@@ -24,7 +25,7 @@ import os
 import platform
 import time
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,13 @@ SIZES = {
 }
 """The probe, which takes 5 steps of 300 images a round, with other numbers of images a client."""
 PROTOCOLS |= SIZES
+
+OTHERS = {
+    f"{name}, other pictures": replace(PROTOCOLS[name], data=PROTOCOLS[name].data | {"test_part": 1})
+    for name in ("mnist", "cifar10")
+}
+"""Scored on a thousand test pictures that nothing was chosen on, with seeds that nothing was chosen on."""
+PROTOCOLS |= OTHERS
 
 RATE = {"options.ppidsg.generator_lr": 1e-3}
 """The repair that a probe found: five times the published learning rate of G and D."""
@@ -158,6 +166,14 @@ UNLIKE: dict[str, dict[str, Any]] = {
 }
 """Played on unlike clients, whose heads learn their own few classes; the first also on like ones."""
 
+LAST_LOOK: dict[tuple[str, str], tuple[str, ...]] = {
+    ("iid", "mnist"): ("ppidsg, repaired",),
+    ("iid", "cifar10"): ("ppidsg, repaired", "1e-3, no extractor"),
+    ("dirichlet", "mnist"): ("repaired, fixed head",),
+    ("dirichlet", "cifar10"): ("1e-3, no extractor, fixed head",),
+}
+"""What the page concludes with, by partition and data: played once more, beside the two ends, under ``OTHERS``."""
+
 HALVED: dict[str, dict[str, Any]] = {
     "repaired, bfloat16": {**RATE, "options.ppidsg.extractor": "fixed", "options.ppidsg.precision": "bf16-mixed"},
 }
@@ -238,6 +254,7 @@ def grid(seeds: int) -> list[Cell]:
     Args:
         seeds: How many seeds.
     """
+    named = CORE | {name: {"method": "ppidsg", **changes} for name, changes in (REPAIRS | UNLIKE).items()}
     options, repairs, unlike, halved, published = (
         {name: {"method": "ppidsg", **changes} for name, changes in table.items()}
         for table in (OPTIONS, REPAIRS, UNLIKE, HALVED, PUBLISHED)
@@ -257,9 +274,13 @@ def grid(seeds: int) -> list[Cell]:
             else:
                 rows += [("mnist", unlike), ("cifar10", unlike)]
             rows += [("mnist", DEFENCES), ("cifar10", DEFENCES)]
+            for data in ("mnist", "cifar10"):
+                last = {name: named[name] for name in ("none", "local", *LAST_LOOK[partition, data])}
+                rows.append((f"{data}, other pictures", last))
             for data, table in rows:
+                own = seed + 3 if data in OTHERS else seed
                 for name, changes in table.items():
-                    cells.append(Cell(data, partition, name, tuple(changes.items()), seed))
+                    cells.append(Cell(data, partition, name, tuple(changes.items()), own))
     return cells
 
 

@@ -293,6 +293,8 @@ def test_a_round_goes_on_without_those_that_fail(tmp_path, bench):
             "got 0 images",
         ),
         ({"data__test": 5000}, "test = 5000"),
+        ({"data__test": 100, "data__test_part": 3}, "test_part = 3: of 355 test pictures 3 draws of 100 can be made"),
+        ({"data__test": None, "data__test_part": 1}, "test_part = 1 needs test"),
         ({"data__layout": "mnist"}, "read from a folder"),
         ({"method": "none", "options__none__share": ["encoder"]}, "no tensor 'encoder'"),
         ({"options__ppidsg__blok": 4}, "options.ppidsg: unknown key 'blok'; allowed: block"),

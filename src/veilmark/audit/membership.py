@@ -62,7 +62,7 @@ def attack_network(shadow: Tensor, member: NDArray[np.bool_], asked: Tensor, see
     """
     rows = [some.double().log_softmax(dim=1).sort(dim=1, descending=True).values.numpy() for some in (shadow, asked)]
     mean, spread = rows[0].mean(axis=0), rows[0].std(axis=0) + 1e-6
-    # After a thousand passes it knew its shadows by heart, and told members of other networks less well (seen on digits).
+    # After a thousand passes it knew its shadows by heart, and told members of other networks less well (on digits).
     model = MLPClassifier((32,), max_iter=100, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)

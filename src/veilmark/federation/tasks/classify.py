@@ -32,6 +32,7 @@ class ClassifyConfig(BaseModel):
         layout: How the pictures are stored.
         per_client: Pictures of each client; none deals all of them.
         test: Test pictures that clients are scored on, drawn once for all seeds; none takes all.
+        test_part: Which draw of so many: each has others, for a last look at what was chosen on an earlier one.
         partition: ``iid`` or ``dirichlet``.
         alpha: Concentration of the Dirichlet partition.
         head_widths: Widths of the classifier's two hidden layers.
@@ -41,6 +42,7 @@ class ClassifyConfig(BaseModel):
     layout: str = "digits"
     per_client: int | None = Field(None, ge=1)
     test: int | None = Field(None, ge=1)
+    test_part: int = Field(0, ge=0)
     partition: str = "iid"
     alpha: float | None = None
     head_widths: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] = (4096, 1024)
@@ -225,7 +227,16 @@ def load_classify(
     if config.test is not None:
         if config.test > len(test):
             raise ConfigError(f"test = {config.test}: the set has {len(test)} test pictures; take fewer")
-        test = test.take(np.sort(rng_for(0, 24).permutation(len(test))[: config.test]))
+        parts = len(test) // config.test
+        if config.test_part >= parts:
+            raise ConfigError(
+                f"test_part = {config.test_part}: of {len(test)} test pictures {parts} draws of {config.test} can be"
+                f" made, 0 to {parts - 1}"
+            )
+        first = config.test_part * config.test
+        test = test.take(np.sort(rng_for(0, 24).permutation(len(test))[first : first + config.test]))
+    elif config.test_part:
+        raise ConfigError(f"test_part = {config.test_part} needs test, the number of pictures of a part")
     kinds = [_kind(pictures), _kind(resized(test.images))]
     if kinds[0] != kinds[1]:
         raise ConfigError(
