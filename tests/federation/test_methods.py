@@ -13,7 +13,8 @@ from veilmark.run.errors import ConfigError
 
 SPOILED = {"share": ("generator", "discriminator"), "clip": 0.1, "noise": 0.01}
 CLASSIFYING = [name for name, kind in METHODS.items() if "classify" in kind.tasks]
-CASES = [pytest.param(name, {}, id=name) for name in CLASSIFYING] + [
+SHORT = {"fedcg": {"distillation_steps": 3}}
+CASES = [pytest.param(name, SHORT.get(name, {}), id=name) for name in CLASSIFYING] + [
     pytest.param("ppidsg", SPOILED, id="ppidsg, D, noise")
 ]
 
@@ -78,7 +79,7 @@ def test_a_client_goes_on_from_its_disk_and_a_server_from_its_checkpoint(bench, 
 @pytest.mark.parametrize("name", CLASSIFYING)
 def test_predictions_are_classes(bench, name):
     one = bench()
-    how = method(name)
+    how = method(name, **SHORT.get(name, {}))
     server, states, _ = play(one, how)
     client = one.client(how, 0)
     client.load_state(states[0])

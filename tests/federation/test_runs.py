@@ -355,11 +355,11 @@ def threads():
 
 @pytest.mark.parametrize("method", ["none", "ppidsg", "fedcg"])
 def test_clients_side_by_side_learn_what_they_learn_in_turns(tmp_path, threads, method):
-    results = []
+    made, results = config(method=method, options__fedcg__distillation_steps=3), []
     for count in (1, 2):
         threads(count)
         # Secrets are drawn anew for each folder, so both runs have the same ones.
-        run = play(tmp_path / str(count), config(method=method), secrets=tmp_path / "secrets")
+        run = play(tmp_path / str(count), made, secrets=tmp_path / "secrets")
         assert torch.get_num_threads() == count
         results.append(
             (without_time(run.read_log()), read_tensors(run.path / "checkpoints/server-0002.safetensors")[0])
