@@ -13,7 +13,7 @@ TINY = {"size": 64, "structure_widths": (16, 32, 32), "detail_widths": (16, 32)}
 
 @pytest.fixture
 def one_thread():
-    """Tiny networks gain nothing from threads, and tests share the machine."""
+    """Tiny networks gain nothing from threads, and tests share the machine; sums are in one order on any."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

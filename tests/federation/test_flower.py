@@ -101,15 +101,6 @@ def test_records_keep_values_names_order_shapes_and_types(tensor):
         assert torch.equal(back[name], value)
 
 
-@pytest.fixture
-def one_thread():
-    """Sums in one order: the engines deal threads to clients differently, and rounding tips the answers of a start."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("method", ["none", "local", "ppidsg"])
 def test_messages_change_nothing(tmp_path, monkeypatch, method):

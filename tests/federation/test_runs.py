@@ -10,6 +10,7 @@ import torch
 from tiny_federations import config, play
 from veilmark.federation import engine, runs
 from veilmark.federation.messages import Update
+from veilmark.federation.tasks.classify import load_classify
 from veilmark.federation.tasks.task import Data
 from veilmark.federation.transcript import CHAIN, Transcript, TranscriptError
 from veilmark.run.checkpoints import read_tensors
@@ -343,6 +344,13 @@ def test_a_transcript_that_does_not_fit_the_disk_is_refused(tmp_path, monkeypatc
     monkeypatch.setattr(transcript.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
     with pytest.raises(VeilmarkError, match="record fewer rounds"):
         play(tmp_path / "run")
+
+
+def test_parts_of_the_test_pictures_have_none_in_common():
+    parts = [load_classify(config(data__test_part=part).data, None, 2, 0)[0].test_inputs for part in (0, 1, 2)]
+    assert [len(pictures) for pictures in parts] == [20, 20, 20]
+    # No two of the digits' pictures are alike.
+    assert len({picture.numpy().tobytes() for pictures in parts for picture in pictures}) == 60
 
 
 @pytest.fixture
