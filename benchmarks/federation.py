@@ -1,7 +1,7 @@
 """Does sharing a generator work? A grid of cells, one federation each, on MNIST, CIFAR-10 and digits.
 
     python benchmarks/federation.py --data DIR --budget 120    # plays missing cells for two hours, most telling first
-    python benchmarks/federation.py --print                    # tables from the committed cells, and the coverage
+    python benchmarks/federation.py --print                    # tables and picture of the committed cells, coverage
 
 ``--data`` holds the folders ``mnist`` and ``cifar10``. Protocol S: 10 clients x 600 images of MNIST or x 500 of
 CIFAR-10, 1,000 test images, 10 rounds of one local epoch, batch 64. PPIDSG's options are compared under a smaller one
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import itertools
 import json
 import os
 import platform
@@ -31,10 +32,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 
 from veilmark.federation.config import FederationConfig
 from veilmark.federation.runs import run_federation
 from veilmark.ppidsg.secret import SECRET_BYTES, Secret
+from veilmark.report.plots import COLOURS, FLOOR_COLOUR, INK, LEGEND, save_figure
 from veilmark.run.config import override, resolve
 from veilmark.run.devices import choose_device
 from veilmark.run.folder import RunError, RunFolder, write_json
@@ -43,6 +46,7 @@ from veilmark.run.seeds import rng_for
 
 RESULTS = Path(__file__).parent / "results" / "federation"
 RUNS = Path("runs/federation")
+PLOTS = Path(__file__).parents[1] / "docs" / "images"
 
 
 @dataclass(frozen=True)
@@ -211,6 +215,36 @@ RATES: dict[str, dict[str, Any]] = {
     for method in ("none", "local")
 }
 """The two ends at other rates than the published 0.01."""
+
+
+IN_SHORT = {
+    "averaging": "none",
+    "a client alone": "local",
+    "PPIDSG, published settings": "ppidsg",
+    "PPIDSG, own extractors": "ppidsg, own extractors",
+    "PPIDSG, two repairs": "ppidsg, repaired",
+}
+"""What a setting in short shows, by what it is called there; then ``BEST``, of ``REPAIRS`` and ``UNLIKE`` the one with
+the highest accuracy on these very test images."""
+BEST = "PPIDSG, best other repair"
+SAID = {"mnist": "MNIST", "cifar10": "CIFAR-10", "iid": "like", "dirichlet": "unlike"}
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One setting of protocol S in short.
+
+    Attributes:
+        data: A key of ``PROTOCOLS``.
+        partition: ``iid`` or ``dirichlet``.
+        rows: Accuracy in percent after every round, by seed, by what ``IN_SHORT`` calls the cell.
+        best: The cell's name behind ``BEST``; None where none was played.
+    """
+
+    data: str
+    partition: str
+    rows: dict[str, dict[int, list[float]]]
+    best: str | None
 
 
 @dataclass(frozen=True)
@@ -387,6 +421,92 @@ def tables(cells: list[Cell], results: Path) -> list[str]:
     return made
 
 
+def summaries(cells: list[Cell], results: Path) -> list[Summary]:
+    """Each setting of protocol S in short, from the finished cells.
+
+    Args:
+        cells: The grid.
+        results: Folder of the finished cells.
+    """
+    found: dict[tuple[str, str], dict[str, dict[int, list[float]]]] = defaultdict(lambda: defaultdict(dict))
+    for cell in cells:
+        path = results / f"{cell.key}.json"
+        if cell.data in ("mnist", "cifar10") and path.exists():
+            rounds = json.loads(path.read_text(encoding="utf-8"))["rounds"]
+            found[cell.data, cell.partition][cell.name][cell.seed] = [score["mean"] for score in rounds]
+    made = []
+    for data, partition in itertools.product(("mnist", "cifar10"), ("iid", "dirichlet")):
+        rows = found[data, partition]
+        others = [name for name in rows if name in REPAIRS | UNLIKE]
+        best = max(others, key=lambda name: _last(rows[name]), default=None)
+        shown = {title: rows[name] for title, name in IN_SHORT.items() if name in rows}
+        made.append(Summary(data, partition, shown | ({BEST: rows[best]} if best else {}), best))
+    return [summary for summary in made if summary.rows]
+
+
+def _last(curves: dict[int, list[float]]) -> float:
+    """Accuracy after the last round, the mean over seeds."""
+    return float(np.mean([curve[-1] for curve in curves.values()]))
+
+
+def short_table(found: list[Summary]) -> str:
+    """A line a setting: accuracy after the last round, its span over seeds or *one seed*."""
+    head = ["pictures", "clients", *IN_SHORT, BEST]
+    lines = [head, ["---"] * len(head)]
+    for summary in found:
+        line = [SAID[summary.data], SAID[summary.partition]]
+        for title in head[2:]:
+            curves = summary.rows.get(title)
+            if curves is None:
+                line.append("not played" if title in IN_SHORT else "none tried")
+                continue
+            last = [curve[-1] for curve in curves.values()]
+            span = f"{min(last):.1f} to {max(last):.1f}" if len(last) > 1 else "one seed"
+            name = f" *{summary.best}*" if title not in IN_SHORT else ""
+            line.append(f"{np.mean(last):.1f} ({span}){name}")
+        lines.append(line)
+    return "in short: accuracy % after the last round\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def plot(found: list[Summary], path: Path) -> None:
+    """Accuracy by rounds, a chart a setting: means over seeds, and the span of the seeds.
+
+    Args:
+        found: Settings in short.
+        path: The PNG.
+    """
+    figure = Figure(figsize=(9, 7), dpi=120, layout="constrained", facecolor="white")
+    titles = [*IN_SHORT, BEST]
+    # Nothing of PPIDSG in grey or black: those are the ends that it is read against.
+    looks = dict(zip(titles, [(INK, "-"), (FLOOR_COLOUR, "--"), *((colour, "-") for colour in COLOURS)], strict=False))
+    drawn: dict[str, Any] = {}
+    for place, summary in enumerate(found):
+        axes = figure.add_subplot(2, 2, place + 1)
+        for title in titles:
+            if title not in summary.rows:
+                continue
+            curves = np.array(list(summary.rows[title].values()))
+            rounds = np.arange(1, curves.shape[1] + 1)
+            colour, style = looks[title]
+            drawn[title] = axes.plot(rounds, curves.mean(0), style, color=colour, linewidth=1.8)[0]
+            axes.fill_between(rounds, curves.min(0), curves.max(0), color=colour, alpha=0.15, linewidth=0)
+        best = f"; best other: {summary.best}" if summary.best else ""
+        axes.set_title(
+            f"{SAID[summary.data]}, {SAID[summary.partition]} clients{best}", loc="left", fontsize=9, color=INK
+        )
+        axes.set(xlabel="round", ylabel="accuracy, %")
+        axes.set_ylim(bottom=0)
+        axes.grid(axis="y", alpha=0.3)
+    figure.legend(
+        [drawn[title] for title in titles if title in drawn],
+        [title for title in titles if title in drawn],
+        loc="outside lower center",
+        ncols=3,
+        **(LEGEND | {"fontsize": 9}),
+    )
+    save_figure(figure, path)
+
+
 def _fixed_head(cell: dict[str, Any]) -> dict[str, float]:
     """The accuracy behind the released G of F and C as the secret starts them, where clients have no others."""
     options = cell["config"]["options"].get("ppidsg", {})
@@ -445,6 +565,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="seeds of the grid (default: 3)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the finished cells")
+    parser.add_argument("--plots", type=Path, default=PLOTS, help="folder of the picture of --print")
     parser.add_argument("--print", action="store_true", help="print the tables of the finished cells, play nothing")
     args = parser.parse_args()
     cells = [cell for cell in grid(args.seeds) if args.only in cell.key]
@@ -464,7 +585,11 @@ def main() -> None:
                 continue
             args.results.mkdir(parents=True, exist_ok=True)
             write_json(path, found)
-    for table in [*tables(cells, args.results), *curves(cells, args.results)]:
+    found_in_short = summaries(cells, args.results)
+    if args.print and found_in_short:
+        args.plots.mkdir(parents=True, exist_ok=True)
+        plot(found_in_short, args.plots / "federation.png")
+    for table in [short_table(found_in_short), *tables(cells, args.results), *curves(cells, args.results)]:
         console.print(table + "\n", markup=False, soft_wrap=True, highlight=False)
     done = sum((args.results / f"{cell.key}.json").exists() for cell in cells)
     say(f"{done} of {len(cells)} cells are finished")
