@@ -262,6 +262,15 @@ def kinds(found: dict[str, Any]) -> dict[str, str]:
     return {name: verdict(lines).kind for name, lines in by_attack(found).items()}
 
 
+def kinds_and_rungs(found: dict[str, Any]) -> dict[str, str]:
+    """The same for a table, with the rungs of its ladder that each attack climbs, of how many."""
+    said = {name: verdict(lines) for name, lines in by_attack(found).items()}
+    return {
+        name: f"**{some.kind}**" if some.kind == "leaks" else f"{some.kind} ({len(some.works)} of {some.rungs})"
+        for name, some in said.items()
+    }
+
+
 def blind(found: dict[str, Any]) -> list[str]:
     """The attacks on a cell that would tell something of a picture, and are not shown to work."""
     return [name for name, kind in kinds(found).items() if kind == "not shown to work" and name not in NO_LEAK]
@@ -328,9 +337,8 @@ def verdicts(found: list[dict[str, Any]]) -> list[str]:
         chosen = [cell for cell in found if cell["data"] == data and cell["findings"]]
         order = list(dict.fromkeys(line["attack"] for cell in chosen for line in cell["findings"]))
         lines = [["attack", *(f"{cell['name']}, seed {cell['seed']}" for cell in chosen)], ["---"] * (len(chosen) + 1)]
-        for name in order:
-            said = [kinds(cell).get(name, "-") for cell in chosen]
-            lines.append([name, *(f"**{kind}**" if kind == "leaks" else kind for kind in said)])
+        said = [kinds_and_rungs(cell) for cell in chosen]
+        lines += [[name, *(some.get(name, "-") for some in said)] for name in order]
         made.append(f"{data}, verdicts\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines))
     return made
 

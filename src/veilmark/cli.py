@@ -373,7 +373,7 @@ def federate(
     ] = EngineName.in_process,
     secrets: Annotated[
         Path | None,
-        typer.Option(help="Folder of the secrets, made if missing; OUT.secrets by default.", show_default=False),
+        typer.Option(help="Folder of the secrets, made for a new run; OUT.secrets by default.", show_default=False),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; runs/RECIPE-METHOD by default.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last finished round.")] = False,
@@ -481,7 +481,8 @@ def compare(
 ) -> None:
     """Print and plot federations side by side.
 
-    Says where they cannot be compared: another data set, partition, seed or number of clients.
+    Says where they cannot be compared (another data set, partition, seed or number of clients), and by name and value
+    which other settings of data and training differ.
 
     Example: `veilmark compare runs/federate/none runs/federate/local runs/federate/ppidsg`
     """

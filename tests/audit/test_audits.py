@@ -47,6 +47,7 @@ def quick():
         patch.setattr(
             shadow_membership, "attack_network", lambda said, member, asked, seed: asked[:, 0].double().numpy()
         )
+        patch.setattr(ATTACKS["key out of the generator"], "steps", 2)
         patch.setattr(ATTACKS["pictures from generated ones"], "steps", 3)
         for name, attack in ATTACKS.items():
             if isinstance(attack, shadow_membership.MembershipByShadows):
@@ -129,6 +130,21 @@ def test_every_attack_finds_the_generator_beside_a_discriminator(tmp_path):
     wanted = {"key out of the generator", "linking of messages", "gradient inversion of the generator"}
     assert wanted | {"pictures from generated ones"} <= played
     assert played | set(summary["obstacles"]) == set(ATTACKS)
+
+
+@pytest.mark.parametrize("method", ["ppidsg", "etc"])
+def test_clients_keys_are_scored_with_the_secret_of_each(method, tmp_path):
+    run = play(tmp_path / "run", config(method=method, rounds=1, **{f"options__{method}__scope": "client"})).path
+    asked = {"key out of the generator", "key from leaked pairs", "key from scrambled pictures alone"}
+    audit_run(run, None, run / "audit", without=set(ATTACKS) - asked)
+    found = json.loads((run / "audit" / "audit.json").read_text())
+    assert {line["attack"] for line in found} == asked - ({"key out of the generator"} if method == "etc" else set())
+    assert {line["threat_model"] for line in found} == {"honest-but-curious server"}
+    assert {line["n"] for line in found if line["rung"] == "as it was" or "one client's key" in line["rung"]} == {2}
+    opened = [line for line in found if line["rung"] == "4 leaked pairs of one client's key"]
+    # Pairs of its own open each client's key: the scorer has both.
+    assert opened[0]["value"] > opened[0]["chance"] + 20
+    write_audit_report(run / "audit")
 
 
 def test_a_changed_transcript_is_refused_by_file(runs, tmp_path):
@@ -256,11 +272,27 @@ def test_a_control_below_the_easiest_rung_must_succeed_beyond_its_interval():
     assert verdict([*rungs, found[2]]).kind == "not found"
 
 
-def test_one_picture_is_no_evidence_that_an_attack_works():
+def test_a_verdict_says_on_which_rung_an_attack_stops():
+    """One picture is no evidence of either, and what comes after a rung that fails is luck."""
     alone = finding("one picture", 60.0, 60.0, 60.0).model_copy(update={"n": 1})
-    real = finding(value=51.0, low=45.0, high=56.0)
-    assert "works on the rung" not in verdict([finding("easy", 50.0, 45.0, 55.0), alone, real]).words
-    assert "works on the rung" in verdict([finding("easy", 60.0, 55.0, 65.0), alone, real]).words
+    easy, real = finding("easy", 60.0, 55.0, 65.0), finding(value=51.0, low=45.0, high=56.0)
+    said = verdict([easy, alone, finding("harder", 60.0, 45.0, 65.0), finding("hardest", 60.0, 55.0, 65.0), real])
+    assert (said.works, said.stops, said.rungs) == (("easy",), "harder", 5)
+    assert "works up to “easy” and stops at “harder”" in said.words
+    assert verdict([easy, real]).stops == "as it was"
+    assert verdict([finding("easy", 60.0, 55.0, 65.0, negative=56.0), real]).works == ()
+    assert verdict([easy, finding()]).stops is None
+
+
+def test_all_of_a_few_may_be_luck():
+    """Four messages that are all linked to their sender are one draw of 24."""
+    linked = finding(value=100.0, low=0.0, high=100.0, positive=100.0)
+    said = verdict([finding("easy", 100.0, 90.0, 100.0, positive=100.0), linked])
+    assert said.kind == "not shown to work"
+    assert "may be luck" in said.words
+    # As large a figure that somebody gets who saw nothing is no luck.
+    even = finding(value=100.0, low=90.0, high=100.0, chance=100.0, positive=100.0)
+    assert verdict([finding("easy", 100.0, 90.0, 100.0, positive=100.0), even]).kind == "not found"
 
 
 def test_damaged_files_are_named(runs, audited, tmp_path):

@@ -23,9 +23,11 @@ def played(folder, **options):
     run = play(folder / "run", config(rounds=1, data__test=200, **options)).path
     record = read_record(run / "transcript")
     task, owners, _, _ = load_classify(record.config.data, None, record.config.clients, record.config.seed)
-    known = SecretFolder(run.with_name("run.secrets")).of_client(0)
-    cipher = cipher_of(PPIDSGOptions(), known.federation, known.own)
-    return Scene(record, task.test, Truth(owners, cipher.table(1, task.side, task.side)))
+    same = PPIDSGOptions(scope=record.method.options.scope)
+    known = [SecretFolder(run.with_name("run.secrets")).of_client(number) for number in (0, 1)]
+    tables = [cipher_of(same, some.federation, some.own).table(1, task.side, task.side) for some in known]
+    key, keys = (None, tables) if same.scope == "client" else (tables[0], ())
+    return Scene(record, task.test, Truth(owners, key, keys=keys))
 
 
 @pytest.fixture(scope="module", params=["ppidsg", "etc"])
@@ -38,6 +40,13 @@ def etc(tmp_path_factory):
     return played(tmp_path_factory.mktemp("etc"), method="etc")
 
 
+@pytest.fixture(scope="module", params=["ppidsg", "etc"])
+def of_clients(request, tmp_path_factory):
+    """Each client has a key of its own."""
+    scope = {f"options__{request.param}__scope": "client"}
+    return played(tmp_path_factory.mktemp(request.param), method=request.param, **scope)
+
+
 def test_more_leaked_pairs_open_more_of_the_key(scene):
     pieces = []
     found = CipherKnownPlaintext().findings(replace(scene, advance=lambda: pieces.append(1)))
@@ -47,6 +56,38 @@ def test_more_leaked_pairs_open_more_of_the_key(scene):
     assert found[0].positive_control == 100
     assert abs(found[0].negative_control - found[0].chance) < 8
     assert len(pieces) == 6
+
+
+@pytest.mark.parametrize("attack", [CipherKnownPlaintext(), CipherJigsaw()])
+def test_keys_of_clients_are_opened_one_by_one(of_clients, attack):
+    assert attack.obstacle(of_clients.record) is None
+    found = attack.findings(of_clients)
+    assert all("of one client's key" in line.rung for line in found)
+    assert all(line.n == 2 for line in found)
+    assert found[0].positive_control == 100
+    assert found[-1].value > found[-1].chance + 10
+    assert abs(found[0].negative_control - found[0].chance) < 8
+    # Each client by itself: figures are the means.
+    alone = [attack.findings(replace(of_clients, truth=Truth((), keys=[key]))) for key in of_clients.truth.keys]
+    for line, *parts in zip(found, *alone, strict=True):
+        for figure in ("value", "chance", "positive_control", "negative_control"):
+            assert getattr(line, figure) == pytest.approx(np.mean([getattr(part, figure) for part in parts]))
+
+
+def test_pairs_of_one_client_do_not_open_anothers_key(of_clients):
+    pictures = to_unit(of_clients.public.inputs)
+    own, other = of_clients.truth.keys
+    guess = CipherKnownPlaintext().run(pictures[:64], scrambled_with(own, pictures[:64]), 4)
+    rights = [np.mean(pixels_right(guess, key, pictures[64:])) for key in (own, other)]
+    by_chance = CipherKnownPlaintext().findings(of_clients)[0].chance
+    assert rights[0] > 99
+    assert rights[1] < by_chance + 5
+
+
+def test_keys_of_the_first_clients_are_attacked(of_clients, monkeypatch):
+    monkeypatch.setattr(cipher_audit, "CLIENTS", 1)
+    first = replace(of_clients, truth=Truth((), of_clients.truth.keys[0]))
+    assert CipherKnownPlaintext().findings(of_clients) == CipherKnownPlaintext().findings(first)
 
 
 def test_few_public_pictures_make_short_ladders(etc):
@@ -94,8 +135,8 @@ def test_obstacles(etc, tmp_path, monkeypatch):
         assert attack.obstacle(etc.record) is None
         none = read_record(play(tmp_path / attack.name, config(method="none", rounds=1)).path / "transcript")
         assert "nothing is scrambled" in attack.obstacle(none)
-        own = replace(etc.record, method=type(etc.record.method)(type(etc.record.method.options)(scope="client")))
-        assert "scope client" in attack.obstacle(own)
+        images = replace(etc.record, method=type(etc.record.method)(type(etc.record.method.options)(scope="image")))
+        assert "each picture has a key of its own" in attack.obstacle(images)
         with pytest.raises(ValueError, match="run's key"):
             attack.findings(replace(etc, truth=Truth(etc.truth.owners)))
     monkeypatch.setattr(cipher_audit, "_MOST_STATES", 100)

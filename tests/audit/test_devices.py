@@ -114,6 +114,7 @@ def quick():
             patch.setattr(inversion_ladder, name, 3)
         for name in ("MOST_STEPS", "KNOWN_STEPS"):
             patch.setattr(shadows, name, 3)
+        patch.setattr(ATTACKS["key out of the generator"], "steps", 5)
         patch.setattr(ATTACKS["pictures from generated ones"], "steps", 5)
         for attack in ATTACKS.values():
             if isinstance(attack, shadow_membership.MembershipByShadows):

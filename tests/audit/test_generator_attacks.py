@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import pairwise, permutations
 from types import SimpleNamespace
 
@@ -6,19 +7,29 @@ import pytest
 import torch
 from test_cipher_attacks import cipher, noise, smooth
 
-from veilmark.audit.attack import REAL, Scene
+from tiny_federations import config, play
+from veilmark.audit import generator_attacks
+from veilmark.audit.attack import REAL, Scene, Truth
 from veilmark.audit.client_inference import LinkingByFigures, by_luck, link, linked_percent, moved
 from veilmark.audit.generator_attacks import (
     InverseNetwork,
+    KeyOracle,
     blocks_by_chance,
     blocks_right,
     encryption_oracle,
+    generator_in,
+    last_sent,
+    teach_key,
     train_inverse,
 )
 from veilmark.audit.gradient_inversion import psnr
-from veilmark.audit.record import RecordedRound
+from veilmark.audit.record import RecordedRound, read_record
+from veilmark.federation.client_side import SecretFolder
 from veilmark.federation.messages import Update
+from veilmark.federation.methods.ppidsg import cipher_of
+from veilmark.federation.tasks.classify import load_classify
 from veilmark.ppidsg.cipher import STEPS, Cipher, Table
+from veilmark.ppidsg.client_training import to_unit
 from veilmark.ppidsg.secret import SECRET_BYTES, Secret
 
 
@@ -67,6 +78,100 @@ def test_chance_is_what_another_secret_has_right(channels, without):
     chance = blocks_by_chance(channels, 16, 4, without)
     # Blocks of one key are nearly independent of each other: four standard deviations.
     assert abs(np.mean(right) - chance) < 4 * np.sqrt(chance * (100 - chance) / np.size(right)) + 1e-9
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    """By scope: a federation as it was played, and the same whose clients sent generators that know their keys."""
+    made = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generator_attacks, "BATCH", 8)
+        for scope in ("federation", "client"):
+            settings = config(rounds=1, data__test=60, training__local_steps=1, options__ppidsg__scope=scope)
+            run = play(tmp_path_factory.mktemp(scope) / "run", settings).path
+            record = read_record(run / "transcript")
+            task, owners, _, _ = load_classify(record.config.data, None, record.config.clients, record.config.seed)
+            known = [SecretFolder(run.with_name("run.secrets")).of_client(number) for number in (0, 1)]
+            ciphers = [cipher_of(record.method.options, some.federation, some.own) for some in known]
+            tables = [cipher.table(1, task.side, task.side) for cipher in ciphers]
+            key, keys = (tables[0], ()) if scope == "federation" else (None, tables)
+            scene = Scene(record, task.test, Truth(owners, key, keys=keys))
+            sent = []
+            for cipher in ciphers if scope == "client" else ciphers[:1]:
+                sent.append(generator_in(record, record.start))
+                teach_key(sent[-1], to_unit(task.test.inputs), cipher, steps=15)
+            updates = {
+                client: replace(update, tensors=sent[client % len(sent)].state_dict())
+                for client, update in record.rounds[-1].updates.items()
+            }
+            taught = replace(record, rounds=(replace(record.rounds[-1], updates=updates),))
+            made[scope] = scene, replace(scene, record=taught)
+    return made
+
+
+@pytest.mark.parametrize("scope", ["federation", "client"])
+def test_the_oracle_reads_the_key_of_a_generator_that_learned_it(scenes, scope):
+    scene, taught = scenes[scope]
+    attack, pieces = KeyOracle(steps=1), []
+    assert attack.obstacle(scene.record) is None
+    found = attack.findings(replace(taught, advance=lambda: pieces.append(1)))
+    barely, real = found
+    assert real.rung == REAL
+    assert real.value > real.chance + 20
+    assert real.positive_control == 100
+    # One step teaches little: what is read comes from the run's generators, not from the attacker's.
+    assert barely.value < real.value - 20
+    assert barely.n == 49
+    assert real.negative_control < 5
+    assert {line.metric for line in found} == {real.metric}
+    if scope == "client":
+        assert (real.n, real.threat_model) == (2, "honest-but-curious server")
+        assert len(pieces) == 1 + 1 + 1 + 2 + 2
+    else:
+        assert (real.n, real.threat_model, real.low > real.chance) == (49, "outsider", True)
+        assert len(pieces) == 1 + 1 + 1 + 1 + 1
+
+
+@pytest.mark.parametrize("scope", ["federation", "client"])
+def test_the_attackers_own_generator_is_read_where_the_runs_gives_nothing(scenes, scope, monkeypatch):
+    """The run's clients took two steps with rates of the paper: nothing is learned. The control rests on the same G."""
+    monkeypatch.setattr(generator_attacks, "BATCH", 8)
+    own, real = KeyOracle(steps=15).findings(scenes[scope][0])
+    assert own.low > max(own.chance, own.negative_control) + 5
+    assert own.value < 100
+    assert real.value < 10
+
+
+def test_a_key_of_another_client_is_not_matched(scenes):
+    _, taught = scenes["client"]
+    swapped = replace(taught, truth=replace(taught.truth, keys=taught.truth.keys[::-1]))
+    assert KeyOracle(steps=1).findings(swapped)[-1].value < 5
+
+
+def test_a_clients_last_message_is_asked(scenes, monkeypatch):
+    scene, taught = scenes["client"]
+    first, last = scene.record.rounds[-1], taught.record.rounds[-1]
+    only_one = replace(last, number=2, updates={1: last.updates[1]})
+    both = last_sent(replace(scene.record, rounds=(first, only_one)))
+    assert both[0] is first.updates[0].tensors
+    assert both[1] is last.updates[1].tensors
+    monkeypatch.setattr(generator_attacks, "CLIENTS", 1)
+    assert list(last_sent(scene.record)) == [0]
+
+
+def test_obstacles_say_which_key_there_is_not(scenes):
+    attack, record = KeyOracle(), scenes["client"][0].record
+
+    def with_options(**changes):
+        return replace(record, method=type(record.method)(record.method.options.model_copy(update=changes)))
+
+    assert "each picture has a key of its own" in attack.obstacle(with_options(scope="image"))
+    assert attack.obstacle(with_options(share=())) == "no generator travels"
+    silent = replace(record, rounds=(replace(record.rounds[0], updates={}),))
+    assert "no client's key" in attack.obstacle(silent)
+    early = replace(record, config=record.config.model_copy(update={"rounds": 9}))
+    # What a client sent is there, whatever was released in the end.
+    assert attack.obstacle(early) is None
 
 
 @pytest.mark.parametrize("clients", [2, 4, 6])

@@ -6,7 +6,7 @@ import torch
 from scipy.stats import binom
 
 from tiny_federations import config, play
-from veilmark.audit.attack import FEW, by_client, mean_interval
+from veilmark.audit.attack import FEW, by_client, gain_interval, mean_interval
 from veilmark.audit.record import in_noise, read_record
 
 
@@ -74,3 +74,18 @@ def test_messages_of_one_client_are_one_figure():
     """Two rounds of a client say nearly the same: counted twice, they would make an interval too narrow."""
     found = {(1, 0): 90.0, (1, 3): 70.0, (5, 3): 74.0, (5, 0): 92.0}
     assert by_client(found) == [91.0, 72.0]
+
+
+def test_a_gain_over_its_own_chance_is_surer_than_a_mean():
+    """Pictures differ more among each other than an attack does from chance on each of them."""
+    chances = [10.0, 20.0, 30.0, 40.0]
+    values = [chance + gain for chance, gain in zip(chances, (4.9, 5.0, 5.1, 5.0), strict=True)]
+    value, chance, low, high = gain_interval(values, chances, 0)
+    assert (value, chance) == (30.0, 25.0)
+    assert 29.5 < low < 30 < high < 30.5
+    assert mean_interval(values, 0)[1] < 25
+    # All right, each beyond a chance of its own, is not ten tosses of a coin.
+    _, chance, low, _ = gain_interval([100.0] * 10, np.linspace(70, 88, 10).tolist(), 0)
+    assert low > 90 > chance
+    with pytest.raises(ValueError, match="argument 2"):
+        gain_interval([1.0, 2.0], [1.0], 0)

@@ -45,7 +45,6 @@ def quick(monkeypatch):
         "GENERATOR_STEPS": 1,
         "CONTROL_STEPS": 1,
         "REHEARSED": 1,
-        "GENERATOR_REHEARSED": 1,
         "CLIENTS": 1,
     }
     for name, value in counts.items():

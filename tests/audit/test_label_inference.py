@@ -8,9 +8,14 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from tiny_federations import config, play
+from veilmark.audit.attack import REAL, Scene
+from veilmark.audit.audits import _truth
 from veilmark.audit.label_inference import (
+    LabelCounts,
     LastLayerSolver,
     apportioned,
+    counts_behind,
     counts_from_bias,
     counts_from_weights,
     label_score,
@@ -18,6 +23,7 @@ from veilmark.audit.label_inference import (
     prior_counts,
     sign_rule,
 )
+from veilmark.audit.record import read_record
 
 ACTIVATIONS = {"sigmoid": nn.Sigmoid, "relu": nn.ReLU, "leaky relu": nn.LeakyReLU, "tanh": nn.Tanh}
 
@@ -194,3 +200,34 @@ def test_scores_by_hand():
     assert prior_counts(10, 4).tolist() == [3, 3, 2, 2]
     with pytest.raises(ValueError, match="guessed"):
         label_score(np.zeros(3, dtype=int), np.zeros(4, dtype=int))
+
+
+def test_one_step_of_few_pictures_is_held_against_these_and_not_against_all_that_a_client_has(tmp_path):
+    made = config(method="none", rounds=1, data__per_client=40, data__test=120, training={"batch": 6, "local_steps": 1})
+    run = play(tmp_path / "run", made)
+    record = read_record(run.path / "transcript")
+    scene = Scene(record, *reversed(_truth(record, run.path, None, None)))
+    assert [int(counts_behind(scene, 1, client).sum()) for client in (0, 1)] == [6, 6]
+    found = LabelCounts().findings(scene)
+    lines = {line.metric: line for line in found if line.rung == REAL}
+    right = lines["pictures counted in the right class"]
+    assert right.value == 100 > right.chance
+    assert lines["classes counted exactly"].value == lines["classes known to be there or not"].value == 100
+    # Noise counts about as much as somebody who saw nothing, in every figure's own control.
+    assert right.negative_control < 80
+    rehearsed = found[0]
+    assert rehearsed.low > rehearsed.chance
+    assert rehearsed.positive_control == rehearsed.value
+
+
+def test_pictures_behind_a_round_count_as_often_as_they_were_in_a_step(tmp_path):
+    made = config(method="none", rounds=1, data__per_client=10, training={"batch": 4, "local_steps": 4})
+    run = play(tmp_path / "run", made)
+    record = read_record(run.path / "transcript")
+    truth, public = _truth(record, run.path, None, None)
+    scene = Scene(record, public, truth)
+    behind = counts_behind(scene, 1, 0)
+    assert behind.sum() == 10
+    whole = np.bincount(truth.owners[0].targets.numpy(), minlength=10)
+    # Fourteen places for ten pictures: four of them twice.
+    assert np.abs(behind - whole).sum() <= 4

@@ -106,7 +106,7 @@ def test_verdicts_are_those_of_a_report():
     (table,) = grid.verdicts(cells)
     _, _, head, _, owner, faces = table.split("\n")
     assert head == "| attack | none, seed 0 | keyed, seed 0 | blind, seed 0 | other, seed 1 |"
-    assert owner == "| owner | **leaks** | not found | not shown to work | - |"
+    assert owner == "| owner | **leaks** | not found (0 of 1) | not shown to work (0 of 1) | - |"
     assert faces == "| faces | - | - | - | **leaks** |"
 
 

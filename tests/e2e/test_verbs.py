@@ -302,6 +302,7 @@ SMALL = [
 def test_federate_compare_and_audit(verb, tmp_path, monkeypatch):
     quick = ("label counts", "key out of the generator")
     monkeypatch.setattr(audits, "ATTACKS", {name: audits.ATTACKS[name] for name in quick})
+    monkeypatch.setattr(audits.ATTACKS["key out of the generator"], "steps", 2)
     runs = []
     for method in ("none", "ppidsg"):
         out = tmp_path / method
@@ -440,6 +441,14 @@ def test_a_setting_of_the_last_method_is_refused_before_the_first_is_played(verb
         (["federate", "--task", "landmarks", "--data", "x"], "e.g. veilmark federate landmarks-ytf68 --data x"),
         (["federate", "--task", "landmarks", "--set", "data.layout=ytf68"], "a first look plays synthetic, not ytf68"),
         (["federate", "ppidsg-digits", "--set", "method=fedavg"], "known: none, local"),
+        (
+            ["federate", "ppidsg-digits", "--set", "task=landmarks"],
+            "error: method ppidsg does not learn the task landmarks; these do: none, local, dpsgd",
+        ),
+        (
+            ["federate", "landmarks-synthetic", "--set", "task=classify", "--set", "method=keyed"],
+            "error: method keyed does not learn the task classify; these do: none, local, ppidsg, ats",
+        ),
         (["compare", "no-such-run"], "no-such-run/summary.json"),
         (["audit", "no-such-run"], "no-such-run/transcript"),
         (["train", "ppidsg-mnist", "--data", "."], "veilmark federate"),

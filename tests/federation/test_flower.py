@@ -26,7 +26,7 @@ from veilmark.federation.client_app import CLIENT, FIGURES, TENSORS, Place, to_r
 from veilmark.federation.config import federation_from
 from veilmark.federation.engine import FederationError
 from veilmark.federation.server_app import GridLink
-from veilmark.run.errors import ConfigError
+from veilmark.run.errors import ConfigError, VeilmarkError
 
 
 @pytest.fixture(autouse=True)
@@ -87,6 +87,16 @@ class Nodes(Grid):
         raise NotImplementedError
 
 
+def without_ray(monkeypatch):
+    """Plays Flower's engine on :class:`Nodes`."""
+
+    def simulate(place, clients, log, play):
+        client_app._side.cache_clear()
+        play(Nodes(client_app.client_app(place), clients), lambda: False)
+
+    monkeypatch.setattr(flower, "simulate", simulate)
+
+
 @pytest.mark.parametrize(
     "tensor",
     [torch.randn(3, 4), torch.tensor(5), torch.arange(6, dtype=torch.int32), torch.randn(2, 3).T, torch.zeros(0)],
@@ -107,11 +117,7 @@ def test_messages_change_nothing(tmp_path, monkeypatch, method):
     made, secrets = config(method=method, rounds=1), tmp_path / "secrets"
     here = play(tmp_path / "a", made, secrets=secrets)
 
-    def without_ray(place, clients, log, play):
-        client_app._side.cache_clear()
-        play(Nodes(client_app.client_app(place), clients), lambda: False)
-
-    monkeypatch.setattr(flower, "simulate", without_ray)
+    without_ray(monkeypatch)
     there = play(tmp_path / "b", made, secrets=secrets, engine="flower")
     assert json.loads((there.path / "summary.json").read_text())["engine"] == "flower"
     for one, other in zip(here.read_log(), there.read_log(), strict=True):
@@ -131,7 +137,9 @@ def test_a_client_that_fails_is_named_and_the_round_goes_on(tmp_path):
     updates = link.train([0, 1], broadcast, 1)
     assert updates[1] == "OSError: disk full"
     assert updates[0].examples == 8
-    assert link.score([0, 1], broadcast, 1).keys() == {0}
+    scores = link.score([0, 1], broadcast, 1)
+    assert scores[1] == "OSError: disk full"
+    assert scores[0]["accuracy"]
 
 
 def test_a_problem_that_has_words_travels_as_words(tmp_path, monkeypatch):
@@ -209,6 +217,49 @@ def test_an_answer_without_tensors_is_a_sentence(tmp_path):
         return Message(RecordDict({FIGURES: MetricRecord({CLIENT: 0})}), reply_to=message)
 
     assert f"no {TENSORS}" in GridLink(Nodes(empty, 1), made).train([0], {}, 1)[0]
+
+
+def test_an_answer_without_scores_is_a_sentence(tmp_path):
+    made = config(clients=1)
+    app = client_app.client_app(Place(made.model_dump_json(), None, tmp_path, tmp_path))
+
+    def empty(message, context):
+        if message.metadata.message_type == "query":
+            return app(message, context)
+        return Message(RecordDict(), reply_to=message)
+
+    assert GridLink(Nodes(empty, 1), made).score([0], {}, 1) == {0: f"its answer has no {FIGURES}"}
+
+
+def unwell(monkeypatch, clients):
+    """Lets clients train and not be scored."""
+    score = client_app.ClientSide.score
+
+    def fail(side, number, broadcast, round_number):
+        if number in clients:
+            raise VeilmarkError(f"client {number} is unwell")
+        return score(side, number, broadcast, round_number)
+
+    monkeypatch.setattr(client_app.ClientSide, "score", fail)
+
+
+def test_a_client_that_trained_and_cannot_be_scored_is_in_the_summary(tmp_path, monkeypatch):
+    without_ray(monkeypatch)
+    unwell(monkeypatch, [0])
+    run = play(tmp_path / "run", config(method="local", rounds=1), engine="flower")
+    summary = json.loads((run.path / "summary.json").read_text())
+    assert summary["refused"] == ["round 1, client 0, not scored: client 0 is unwell"]
+    assert summary["accuracy"]["per_client"] == [None, summary["accuracy"]["mean"]]
+    assert run.read_log()[0]["clients"] == [0, 1]
+
+
+def test_a_run_of_which_nobody_can_be_scored_ends_with_the_reasons_and_goes_on(tmp_path, monkeypatch):
+    without_ray(monkeypatch)
+    unwell(monkeypatch, [0, 1])
+    with pytest.raises(FederationError, match=r"client 0: client 0 is unwell; client 1: client 1 is unwell"):
+        play(tmp_path / "run", config(method="none", rounds=1), engine="flower")
+    monkeypatch.undo()
+    assert len(play(tmp_path / "run", config(method="none", rounds=1), resume=True).read_log()) == 1
 
 
 def test_flower_computes_on_the_processor(tmp_path):
@@ -296,9 +347,10 @@ def test_a_client_without_its_secret_is_left_out_and_named(tmp_path, monkeypatch
     monkeypatch.setattr(runs, "write_samples", lambda *_: [])
     run = play(tmp_path / "run", config(rounds=1, method="none"), secrets=secrets, engine="flower")
     assert run.read_log()[0]["clients"] == [0]
-    (said,) = json.loads((run.path / "summary.json").read_text())["refused"]
-    assert said.startswith("round 1, client 1: ")
-    assert "client-1.key" in said
+    said = json.loads((run.path / "summary.json").read_text())["refused"]
+    assert said[0].startswith("round 1, client 1: ")
+    # Where the process has scored another client it answers for this one, too: the method has one model for all.
+    assert all("client 1" in words and "client-1.key" in words for words in said)
 
 
 @pytest.mark.slow

@@ -46,6 +46,9 @@ def test_figures_of_a_run(tmp_path):
     assert 0.1 < found["l1"] < 2
     assert found["probe_x"] > found["chance"] + 20
     assert 0 <= found["key_head"] <= 100
+    # Scrambled pictures are not told from scrambled ones, which is what a generator could reach; plain ones are.
+    assert 25 < found["two_sample_scrambled"] < 75
+    assert found["two_sample_x"] > 80
     with pytest.raises(ConfigError, match="releases no generator"):
         measure_generator(config("none"), None, run.path, secrets)
 

@@ -138,12 +138,14 @@ def test_clients_without_labels_stand_apart(loaded):
     def of(nme, labelled):
         return {"labelled": [labelled], **{f"nme_{s}": [nme, nme + 2] for s in SIZES}, "psnr_16": [20.0, 22.0]}
 
-    summary = task.summary({0: of(4.0, 1.0), 1: of(50.0, 0.0), 2: of(6.0, 1.0)})
+    summary = task.summary({0: of(4.0, 1.0), 1: of(50.0, 0.0), 2: of(6.0, 1.0)}, 3)
     assert (summary["mean"], summary["min"], summary["max"]) == (6.0, 5.0, 7.0)
     assert summary["per_client"] == [5.0, 51.0, 7.0]
     assert summary["unlabelled"]["mean"] == 51.0
     assert summary["people"]["nme_16"] == [5.0, 7.0]
     assert summary["psnr"]["mean"] == 21.0
+    assert task.summary({1: of(50.0, 0.0), 2: of(6.0, 1.0)}, 3)["per_client"] == [None, 51.0, 7.0]
+    assert [task.in_mean(of(4.0, labelled)) for labelled in (1.0, 0.0)] == [True, False]
 
 
 def test_one_batch_is_learned(loaded):
@@ -319,13 +321,17 @@ def test_newcomers_and_public_people_are_others(tmp_path, first, split):
 
 def test_the_config_follows_the_task():
     assert type(federation_from({}, "here")) is FederationConfig
-    made = federation_from({"task": "landmarks", "data": TINY}, "here")
+    made = federation_from({"task": "landmarks", "method": "none", "data": TINY}, "here")
     assert isinstance(made, LandmarksFederation)
     assert made.data.network.size == 32
     assert federation_from(json.loads(made.model_dump_json()), "again") == made
     with pytest.raises(ConfigError, match=r"unknown key 'data\.eyes'; allowed here: alpha, aside, boxes, frames"):
         federation_from({"task": "landmarks", "data": {"eyes": 2}}, "here")
     with pytest.raises(ConfigError, match=r"method etc does not learn the task landmarks; these do: none.*keyed"):
-        federation_from({"task": "landmarks", "method": "etc"}, "here").made_method()
+        federation_from({"task": "landmarks", "method": "etc", "data": {"eyes": 2}}, "here")
     with pytest.raises(ConfigError, match="method keyed does not learn the task classify"):
-        federation_from({"method": "keyed"}, "here").made_method()
+        federation_from({"method": "keyed"}, "here")
+    with pytest.raises(ConfigError, match="method ppidsg does not learn the task landmarks"):
+        federation_from({"task": "landmarks"}, "here").made_method()
+    with pytest.raises(ConfigError, match=r"task = \['landmarks'\]: Input should be"):
+        federation_from({"task": ["landmarks"], "method": "etc"}, "here")

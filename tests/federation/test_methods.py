@@ -1,14 +1,20 @@
 """What every method must keep to, and what the plain ones do."""
 
+import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from veilmark.cli import main
+from veilmark.federation.client_side import ClientSide
 from veilmark.federation.messages import Declared, Update, UpdateRefused, check_update
 from veilmark.federation.methods import METHODS
 from veilmark.federation.methods.fedavg import weighted_mean
+from veilmark.federation.transcript import Transcript
+from veilmark.run.checkpoints import read_tensors
 from veilmark.run.errors import ConfigError
 
 SPOILED = {"share": ("generator", "discriminator"), "clip": 0.1, "noise": 0.01}
@@ -88,16 +94,58 @@ def test_predictions_are_classes(bench, name):
     assert set(answers.tolist()) <= {0, 1}
 
 
-def test_the_example_of_the_docs_is_a_method_that_learns(bench):
+@pytest.fixture(scope="module")
+def example():
+    """What the docs' example defines, by name."""
     page = (Path(__file__).parents[2] / "docs/add-a-method.md").read_text()
     names = {"__name__": "example"}
     exec(compile(page.split("```python\n")[1].split("```")[0], "docs/add-a-method.md", "exec"), names)
+    return names
+
+
+def test_the_example_of_the_docs_is_a_method_that_learns(bench, example):
     one = bench(images=24, epochs=6, lr=0.01)
-    how = names["Signs"](names["SignOptions"]())
+    how = example["Signs"](example["SignOptions"]())
     server, _, updates = play(one, how, rounds=2)
     assert server.declared().size() == updates[0].size()
     answers = one.client(how).predict(server.broadcast(), one.task.test.inputs)
     assert (answers == one.task.test.targets).float().mean() > 0.8
+
+
+def test_the_example_of_the_docs_is_played_by_its_name_and_resumes(tmp_path, monkeypatch, example):
+    monkeypatch.setitem(METHODS, "sign", example["Signs"])
+    tiny = ["method=sign", "options.sign.scale=0.5", "data.per_client=8", "data.test=20", "data.head_widths=[16,8]"]
+    tiny += ["training.batch=4", "training.local_steps=2", "record=all"]
+    command = ["veilmark", "federate", "ppidsg-digits", "--clients", "2", "--rounds", "2"]
+    command += [word for setting in tiny for word in ("--set", setting)]
+
+    def federate(name, *more, code=0):
+        arguments = [*command, "--out", str(tmp_path / name), "--secrets", str(tmp_path / "secrets"), *more]
+        monkeypatch.setattr(sys, "argv", arguments)
+        with pytest.raises(SystemExit, match=f"^{code}$"):
+            main()
+        return tmp_path / name
+
+    train = ClientSide.train
+
+    def interrupted(self, number, broadcast, round_number):
+        if (number, round_number) == (1, 2):
+            raise KeyboardInterrupt
+        return train(self, number, broadcast, round_number)
+
+    unbroken = federate("unbroken")
+    with monkeypatch.context() as patch:
+        patch.setattr(ClientSide, "train", interrupted)
+        federate("run", code=130)
+    run = federate("run", "--resume")
+    assert Transcript(run / "transcript").verify() == Transcript(unbroken / "transcript").verify()
+    sent, _ = read_tensors(run / "transcript/round-0002/client-1.safetensors")
+    assert {value.dtype for name, value in sent.items() if name.endswith(".sign")} == {torch.int8}
+    states = [read_tensors(folder / "checkpoints/server-0002.safetensors")[0] for folder in (run, unbroken)]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    summary = json.loads((run / "summary.json").read_text())
+    assert (summary["method"], summary["options"]) == ("sign", {"scale": 0.5})
+    assert "with the method sign" in (run / "report.html").read_text()
 
 
 def test_the_mean_is_weighted_by_examples():

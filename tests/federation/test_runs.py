@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tiny_federations import config, play
-from veilmark.federation import engine, runs
+from veilmark.federation import engine, recipes, runs
 from veilmark.federation.messages import Update
 from veilmark.federation.tasks.classify import load_classify
 from veilmark.federation.tasks.task import Data
@@ -42,6 +42,8 @@ def test_a_run_folder_holds_what_it_promises(tmp_path, method):
     assert (run.path / "samples.png").stat().st_size > 100
     assert summary["samples"] == {"none": ["x"], "ppidsg": ["x", "scramble(x)", "G(x)"]}[method]
     assert [sum(counts) for counts in summary["counts"]] == [8, 8]
+    played = config(method=method).model_dump(mode="json")
+    assert (summary["data"], summary["training"]) == (played["data"], played["training"])
 
 
 @pytest.mark.parametrize("asked", ["auto", "bf16-mixed", "32-true"])
@@ -130,8 +132,37 @@ def test_a_finished_run_is_not_played_again(tmp_path, monkeypatch):
     assert run.read_log() == before
 
 
+def test_a_run_without_its_secrets_is_refused_and_gets_no_others(tmp_path, monkeypatch):
+    train = runs.ClientSide.train
+
+    def killed(self, number, broadcast, round_number):
+        if round_number == 2:
+            raise KeyboardInterrupt
+        return train(self, number, broadcast, round_number)
+
+    monkeypatch.setattr(runs.ClientSide, "train", killed)
+    with pytest.raises(KeyboardInterrupt):
+        play(tmp_path / "run")
+    monkeypatch.undo()
+    secrets, away = tmp_path / "run.secrets", tmp_path / "away"
+    secrets.rename(away)
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    with pytest.raises(RunError, match=r"run\.secrets/federation\.key is not there.*put it back.*--secrets.*--out"):
+        play(tmp_path / "run", resume=True)
+    assert not secrets.exists()
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+    away.rename(secrets)
+    (secrets / "client-1.key").rename(tmp_path / "client-1.key")
+    with pytest.raises(RunError, match=r"client-1\.key is not there"):
+        play(tmp_path / "run", resume=True)
+    assert not (secrets / "client-1.key").exists()
+    (tmp_path / "client-1.key").rename(secrets / "client-1.key")
+    assert [record["step"] for record in play(tmp_path / "run", resume=True).read_log()] == [1, 2]
+
+
 def test_other_secrets_are_refused(tmp_path):
     play(tmp_path / "run")
+    runs.SecretFolder(tmp_path / "others").make_missing(2)
     with pytest.raises(RunError, match=r"federation\.key is not the secret"):
         play(tmp_path / "run", resume=True, secrets=tmp_path / "others")
 
@@ -238,16 +269,17 @@ def test_a_transcript_that_was_changed_is_found_out(recorded, tmp_path, harm, wo
 
 
 class Answers(engine.Link):
-    """Clients that answer what they are told to."""
+    """Clients that answer what they are told to; those of ``unscored`` are not scored."""
 
-    def __init__(self, updates):
-        self.updates = updates
+    def __init__(self, updates, unscored=()):
+        self.updates, self.unscored = updates, unscored
 
     def train(self, clients, broadcast, round_number):
         return self.updates
 
     def score(self, clients, broadcast, round_number):
-        return {number: {"accuracy": [50.0], "of_classes": [50.0]} for number in clients}
+        scores = {n: {"accuracy": [50.0 + n], "of_classes": [50.0 + n, 50.0 + n]} for n in clients}
+        return scores | dict.fromkeys(self.unscored, "out of memory")
 
 
 def rounds_of(tmp_path, bench, how):
@@ -280,6 +312,30 @@ def test_a_round_goes_on_without_those_that_fail(tmp_path, bench):
         assert torch.allclose(value, good[name])
     with pytest.raises(engine.FederationError, match="no update could be accepted"):
         rounds.one_round(Answers({2: "connection lost"}), 1, recorded=False)
+
+
+def test_a_client_that_cannot_be_scored_is_named_and_leaves_its_place_empty(tmp_path, bench):
+    how = config(method="none").made_method()
+    rounds = rounds_of(tmp_path, bench(), how)
+    updates = {n: Update(rounds.server.broadcast(), {"loss": 1.0, "accuracy": 50.0}, 5) for n in range(3)}
+    record = rounds.one_round(Answers(updates, unscored=[1]), 1, recorded=False)
+    assert record["clients"] == [0, 1, 2]
+    assert record["refused"] == ["round 1, client 1, not scored: out of memory"]
+    assert record["accuracy"]["per_client"] == [50.0, None, 52.0]
+    assert (record["accuracy"]["mean"], record["accuracy"]["min"]) == (51.0, 50.0)
+    whole = rounds.one_round(Answers(updates), 2, recorded=False)
+    table = recipes.rounds_table(rounds.config, [record, whole])
+    (column,) = [column for column in table.columns if column.header == "scored"]
+    assert list(column.cells) == ["2 of 3", "3 of 3"]
+    assert "scored" not in [column.header for column in recipes.rounds_table(rounds.config, [whole]).columns]
+
+
+def test_a_round_without_any_score_ends_the_run_with_the_reasons(tmp_path, bench):
+    rounds = rounds_of(tmp_path, bench(), config(method="none").made_method())
+    updates = {0: Update(rounds.server.broadcast(), {"loss": 1.0, "accuracy": 50.0}, 5)}
+    words = "round 1: no score came .*client 0: out of memory; client 1: out of memory.*--resume"
+    with pytest.raises(engine.FederationError, match=words):
+        rounds.one_round(Answers(updates, unscored=[0, 1, 2]), 1, recorded=False)
 
 
 @pytest.mark.parametrize(
@@ -377,14 +433,15 @@ def test_clients_side_by_side_learn_what_they_learn_in_turns(tmp_path, threads, 
         assert torch.equal(value, results[1][1][name]), name
 
 
-def test_a_client_that_fails_stops_the_run_and_leaves_the_threads_alone(tmp_path, threads, monkeypatch):
+@pytest.mark.parametrize("turn", ["train", "score"])
+def test_a_client_that_fails_stops_the_run_and_leaves_the_threads_alone(tmp_path, threads, monkeypatch, turn):
     threads(2)
 
-    def train(side, number, broadcast, round_number):
+    def fail(side, number, broadcast, round_number):
         assert torch.get_num_threads() == 1
         raise VeilmarkError(f"client {number} is unwell")
 
-    monkeypatch.setattr(engine.ClientSide, "train", train)
+    monkeypatch.setattr(engine.ClientSide, turn, fail)
     with pytest.raises(VeilmarkError, match="client 0 is unwell"):
         play(tmp_path / "run", config(method="none"))
     assert torch.get_num_threads() == 2
@@ -399,11 +456,11 @@ def test_scores_say_nothing_of_a_clients_own_mix(bench):
     owners = [Data(torch.zeros(10, 1, 16, 16, dtype=torch.uint8), mix, ("x",) * 10) for mix in mixes]
     said = [task.score(answers, owner) for owner in owners]
     assert said[0] == said[1]
-    assert task.summary({0: said[0], 1: said[1]})["own_distribution"] is None
+    assert task.summary({0: said[0], 1: said[1]}, 2)["own_distribution"] is None
     task.counts = [np.bincount(mix.numpy(), minlength=len(task.classes)).tolist() for mix in mixes]
     of_classes = said[0]["of_classes"]
     expected = (0.9 * of_classes[0] + 0.1 * of_classes[1] + of_classes[1]) / 2
-    assert task.summary({0: said[0], 1: said[1]})["own_distribution"] == pytest.approx(expected)
+    assert task.summary({0: said[0], 1: said[1]}, 2)["own_distribution"] == pytest.approx(expected)
 
 
 def test_dp_does_not_send_how_well_a_client_fits_its_pictures(tmp_path):

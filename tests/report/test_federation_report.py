@@ -10,9 +10,13 @@ from veilmark.faces.images import write_png
 from veilmark.report.federation import compare_runs, comparison_table, write_comparison, write_federation_report
 from veilmark.run.errors import DataError
 
+DATA = {"layout": "digits", "per_client": 100, "test": 100, "partition": "iid", "alpha": None, "head_widths": [16, 8]}
+TRAINING = {"batch": 64, "epochs": 1, "local_steps": 0, "optimizer": "sgd", "lr": 0.01, "momentum": 0.9}
+
 
 def accuracy(mean):
-    return {"mean": mean, "min": mean - 3, "max": mean + 2, "per_client": [mean], "own_distribution": mean + 1}
+    each = [mean - 3, mean + 2]
+    return {"mean": mean, "min": min(each), "max": max(each), "per_client": each, "own_distribution": mean + 1}
 
 
 def a_run(path, method="ppidsg", rounds=3, mean=71.25, bytes_up=7_840_000, **changes):
@@ -42,6 +46,8 @@ def a_run(path, method="ppidsg", rounds=3, mean=71.25, bytes_up=7_840_000, **cha
         "seed": 0,
         "engine": "in-process",
         "options": {"head": "key", "generator_lr": 0.001},
+        "data": DATA,
+        "training": TRAINING,
         "accuracy": accuracy(mean),
         "bytes_up_per_client_round": bytes_up,
         "bytes_down_per_client_round": bytes_up,
@@ -109,6 +115,65 @@ def test_runs_side_by_side(tmp_path):
 def test_runs_that_cannot_be_compared_are_named(tmp_path, changes, words):
     runs = [a_run(tmp_path / "a"), a_run(tmp_path / "b", **changes)]
     assert any(words in warning for warning in compare_runs(runs).warnings)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "said"),
+    [
+        ("data", "per_client", 200, "(a: 100, b: 200)"),
+        ("data", "head_widths", [32, 8], "(a: [16, 8], b: [32, 8])"),
+        ("data", "test_part", 1, "(a: not said, b: 1)"),
+        ("training", "lr", 0.1, "(a: 0.01, b: 0.1)"),
+        ("training", "epochs", 2, "(a: 1, b: 2)"),
+        ("training", "batch", 32, "(a: 64, b: 32)"),
+        ("training", "local_steps", 5, "(a: 0, b: 5)"),
+        ("training", "momentum", 0.5, "(a: 0.9, b: 0.5)"),
+        ("training", "optimizer", "adamw", "(a: sgd, b: adamw)"),
+    ],
+)
+def test_settings_that_differ_are_named_with_their_values(tmp_path, section, key, value, said):
+    changed = {section: {"data": DATA, "training": TRAINING}[section] | {key: value}}
+    runs = [a_run(tmp_path / "a", "none"), a_run(tmp_path / "b", "local", **changed)]
+    comparison = compare_runs(runs)
+    assert comparison.warnings == [f"not the same {section}.{key} {said}: figures may differ by that alone"]
+    assert comparison.rows[1].options == f"{section}.{key}={value if isinstance(value, str) else json.dumps(value)}"
+    assert f"{section}.{key}" in text_of(write_comparison(runs, tmp_path / "out"))
+
+
+def test_a_partition_is_not_said_twice(tmp_path):
+    unlike = {"partition": "dirichlet", "alpha": 0.5}
+    runs = [a_run(tmp_path / "a"), a_run(tmp_path / "b", **unlike, data=DATA | unlike)]
+    assert [warning.split(" (")[0] for warning in compare_runs(runs).warnings] == [
+        "not the same partition",
+        "not the same alpha",
+    ]
+
+
+def test_older_runs_are_read_and_said_to_be_silent(tmp_path):
+    old, new = a_run(tmp_path / "old"), a_run(tmp_path / "new")
+    summary = json.loads((old / "summary.json").read_text())
+    (old / "summary.json").write_text(json.dumps({k: v for k, v in summary.items() if k not in ("data", "training")}))
+    assert compare_runs([old]).warnings == []
+    (warning,) = compare_runs([old, new]).warnings
+    assert warning.startswith("summary.json of old is of an older version and says nothing of data and training")
+    assert [row.options for row in compare_runs([old, new]).rows] == ["", ""]
+
+
+def test_folders_of_one_name_are_told_apart_by_their_paths(tmp_path):
+    runs = [a_run(tmp_path / "a/none"), a_run(tmp_path / "b/none", seed=1)]
+    assert compare_runs(runs).warnings == [
+        f"not the same seed ({runs[0]}: 0, {runs[1]}: 1): figures cannot be compared"
+    ]
+
+
+def test_a_round_in_which_a_client_was_not_scored_says_so(tmp_path):
+    run = a_run(tmp_path / "run")
+    assert "Clients scored" not in text_of(write_federation_report(run))
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines[1]["accuracy"]["per_client"] = [None, 70.0]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = write_federation_report(run).read_text()
+    assert re.findall(r'data-label="Clients scored"[^>]*>\s*(\d)', page) == ["2", "1", "2"]
 
 
 def test_runs_of_different_length_and_one_run_alone_can_be_drawn(tmp_path):

@@ -74,12 +74,14 @@ class Truth:
         strangers: Pictures drawn like the clients' that nobody learned, to be asked about beside members; None where
             every picture has an owner. Public ones may be of other people, which alone tells them from members.
         first: The first client's secrets, where the method has a key: a curious client, who is that one, has them too.
+        keys: The cipher's table of each client, where each has a key of its own.
     """
 
     owners: Sequence[Data]
     key: Table | None = None
     strangers: Data | None = None
     first: Secrets | None = None
+    keys: Sequence[Table] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,10 +133,17 @@ class Attack(ABC):
         metric: str,
         unit: str,
         values: Sequence[float],
-        chance: float,
+        chance: float | Sequence[float],
     ) -> Finding:
-        """The mean of values with its interval over them."""
-        value, low, high = mean_interval(values, scene.seed)
+        """The mean of values with its interval over them.
+
+        Where each value has a chance of its own, the interval is that of what is gained over it, put at the mean
+        chance: what is easy for an attack (few classes, a plain picture) is easy for somebody who saw nothing too.
+        """
+        if isinstance(chance, Sequence):
+            value, chance, low, high = gain_interval(values, chance, scene.seed)
+        else:
+            value, low, high = mean_interval(values, scene.seed)
         if unit == "%":
             # An interval of few figures may reach where no figure can be.
             low = max(low, 0.0) if min(values) >= 0 else low
@@ -160,6 +169,26 @@ def by_client(found: Mapping[tuple[int, int], float]) -> list[float]:
     """Figures of messages, by (round, client), as one a client: its messages of several rounds say much the same."""
     clients = dict.fromkeys(client for _, client in found)
     return [float(np.mean([value for (_, of), value in found.items() if of == client])) for client in clients]
+
+
+def gain_interval(values: Sequence[float], chances: Sequence[float], seed: int) -> tuple[float, float, float, float]:
+    """Mean of values and of their chances, and the 95 % interval of the gain at the mean chance.
+
+    Args:
+        values: One a unit; at least one.
+        chances: What somebody gets for the same unit who saw nothing.
+        seed: See :func:`mean_interval`.
+
+    Returns:
+        Value, chance, and the lower and the upper end: the lower one is above chance where the gain's is above 0.
+
+    Raises:
+        ValueError: If there are not as many of both.
+    """
+    gains = [value - chance for value, chance in zip(values, chances, strict=True)]
+    _, low, high = mean_interval(gains, seed)
+    value, chance = float(np.mean(values)), float(np.mean(chances))
+    return value, chance, chance + low, chance + high
 
 
 def mean_interval(values: Sequence[float], seed: int, draws: int = 1000) -> tuple[float, float, float]:

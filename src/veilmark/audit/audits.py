@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from veilmark.audit.inverse_network import PicturesFromGenerated
 from veilmark.audit.inversion_ladder import InversionOfClassifier, InversionOfGenerator
 from veilmark.audit.label_inference import LabelCounts
 from veilmark.audit.membership import MembershipByLoss
+from veilmark.audit.noise_through_generator import NoiseThroughGenerator
 from veilmark.audit.people import PersonMembership
 from veilmark.audit.person_owner import OwnerOfPerson
 from veilmark.audit.record import Record, ThreatModel, read_record
@@ -72,6 +73,7 @@ ATTACKS: dict[str, Attack] = {
         MembershipByLiRA(),
         MembershipByPredictions(),
         ClassMix(),
+        NoiseThroughGenerator(),
     )
 }
 """Every attack, in the order in which a budget is spent: quick and telling ones first."""
@@ -290,12 +292,18 @@ def _truth(record: Record, run: Path, data: Path | None, secrets: Path | None) -
         strangers = without_owner(config.data, data, owners, _STRANGERS)
     options = record.method.options
     known = secrets_of(run, secrets).of_client(0) if isinstance(options, PPIDSGOptions) else None
+    truth = Truth(owners, strangers=strangers, first=known)
     if key_obstacle(record):
-        return Truth(owners, strangers=strangers, first=known), public
-    known = known or secrets_of(run, secrets).of_client(0)
+        return truth, public
+    folder = secrets_of(run, secrets)
     same = PPIDSGOptions(scope=options.scope, block=options.block, without=options.without)
-    cipher = cipher_of(same, known.federation, known.own)
-    return Truth(owners, cipher.table(task.channels, task.side, task.side), strangers, known), public
+    everybody = [folder.of_client(number) for number in range(config.clients if same.scope == "client" else 1)]
+    tables = [
+        cipher_of(same, some.federation, some.own).table(task.channels, task.side, task.side) for some in everybody
+    ]
+    if same.scope == "client":
+        return replace(truth, first=everybody[0], keys=tables), public
+    return replace(truth, first=everybody[0], key=tables[0]), public
 
 
 def _summary_of(run: Path) -> dict[str, Any]:

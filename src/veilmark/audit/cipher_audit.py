@@ -1,13 +1,15 @@
-"""How few pictures would open a run's key: leaked pairs, and scrambled pictures alone.
+"""How few pictures would open a key of a run, the common one or a client's own: pairs, and scrambled pictures alone.
 
 No scrambled picture travels in any run, so neither attack has a rung ``as it was``. Their rungs say how much would have
 to leak before the key is open: a disk, a screen, a backup with scrambled pictures on it. What is to leak is made by the
-scorer's side, which has the run's key; attacks get the leaked pictures and nothing else of the truth.
+scorer's side, which has the run's keys; attacks get the leaked pictures and nothing else of the truth. Where each
+client has a key of its own, what leaks is always of one client, and figures are means over clients.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -27,6 +29,8 @@ PAIRS = (64, 16, 4, 1)
 """Leaked pairs, easiest rung first."""
 CIPHERTEXTS = 64
 """Scrambled pictures that a jigsaw gets."""
+CLIENTS = 4
+"""Clients whose own keys are attacked, the first ones: a jigsaw in colour takes seconds."""
 _HELD = 64
 """Pictures at most that a guessed key is tried on."""
 _KEYS = 8
@@ -40,12 +44,12 @@ _EXACT = 0.5 / 127.5
 
 
 def key_obstacle(record: Record) -> str | None:
-    """Why a record has no one key that could be opened; None where it has."""
+    """Why a record has no key of more than one picture that could be opened; None where it has."""
     options = record.method.options
     if not isinstance(options, PPIDSGOptions | EtCOptions):
         return "nothing is scrambled in this method"
-    if options.scope != "federation":
-        return f"keys are of the scope {options.scope}: there is no one key whose opening would open all pictures"
+    if options.scope == "image":
+        return "each picture has a key of its own (scope image): the key of one opens no other"
     return None
 
 
@@ -73,42 +77,45 @@ class CipherKnownPlaintext(Attack):
     """The key from a few leaked pictures and their scrambled selves.
 
     No pair ever travels in a run: there is no rung ``as it was``. Pairs are made by the scorer's side with the run's
-    key from public pictures. The threat model is the server: a client has the federation's key itself and needs no
+    keys from public pictures. The threat model is the server: a client has the federation's key itself and needs no
     attack, and from the server it is to be kept.
     """
 
     name = "key from leaked pairs"
     threat_model = ThreatModel.server
     needs = "pictures of a client together with their scrambled selves; neither travels"
-    question = "If a few pictures leaked together with their scrambled selves, would all scrambled pictures be open?"
+    question = "If a few pictures leaked together with their scrambled selves, would all others of that key be open?"
 
     def obstacle(self, record: Record) -> str | None:
-        """There must be a cipher, with one key for all."""
+        """There must be a cipher, with a key of more than one picture."""
         return key_obstacle(record)
 
     def findings(self, scene: Scene) -> list[Finding]:
         """From 64 pairs to one, as far as public pictures go; tried on public pictures that are in no pair."""
-        key, block = _key(scene), _block(scene)
+        keys, block = _keys(scene), _block(scene)
         public, held = _split(scene)
         shape = _shape(public)
+
+        def score(guesses: Sequence[Table]) -> list[float]:
+            return _by_key([pixels_right(guess, key, held) for guess, key in zip(guesses, keys, strict=True)])
+
         texture = torch.from_numpy(rng_for(scene.seed, 41).uniform(-1, 1, (1, *shape)).astype(np.float32))
-        chosen = known_plaintext(texture, scrambled_with(key, texture), block)
-        positive = float(np.mean(pixels_right(chosen, key, held)))
+        chosen = [known_plaintext(texture, scrambled_with(key, texture), block) for key in keys]
+        positive = float(np.mean(score(chosen)))
         scene.advance()
         few = public[: PAIRS[0]]
         # Each with a key of its own, none of them the run's: pairs that do not belong together say nothing of it.
         strange = torch.cat(
             [scrambled_with(_random_key(scene, 100 + row), few[row : row + 1]) for row in range(len(few))]
         )
-        negative = float(np.mean(pixels_right(known_plaintext(few, strange, block), key, held)))
+        negative = float(np.mean(score([known_plaintext(few, strange, block)] * len(keys))))
         scene.advance()
-        chance = _chance(scene, lambda guess: pixels_right(guess, key, held))
+        chance = _chance(scene, lambda guess: score([guess] * len(keys)))
         found = []
         for count in (count for count in PAIRS if count <= len(public)):
             leaked = public[:count]
-            guess = self.run(leaked, scrambled_with(key, leaked), block)
-            rung = f"{count} leaked pair{'s' if count > 1 else ''}"
-            values = pixels_right(guess, key, held)
+            values = score([self.run(leaked, scrambled_with(key, leaked), block) for key in keys])
+            rung = f"{count} leaked pair{'s' if count > 1 else ''}{_whose(scene)}"
             found.append(self._finding(scene, rung, "pixels of other pictures unscrambled", "%", values, chance))
             scene.advance()
         return with_controls(found, positive, negative)
@@ -128,7 +135,7 @@ class CipherJigsaw(Attack):
     """The key from scrambled pictures alone, put together like a jigsaw, or by the statistics of their kind.
 
     No scrambled picture travels in a run: there is no rung ``as it was``. They are made by the scorer's side with the
-    run's key from public pictures. Which way up the whole is, and whether it is negated, a jigsaw cannot know and the
+    run's keys from public pictures. Which way up the whole is, and whether it is negated, a jigsaw cannot know and the
     measure does not ask: whoever looks at the result sees it.
     """
 
@@ -138,7 +145,7 @@ class CipherJigsaw(Attack):
     question = "If scrambled pictures leaked without their originals, could somebody put them together again?"
 
     def obstacle(self, record: Record) -> str | None:
-        """There must be a cipher, with one key for all, and not too many pieces."""
+        """There must be a cipher, with a key of more than one picture, and not too many pieces."""
         if why := key_obstacle(record):
             return why
         ways = 96 if record.task.channels == 3 else 16
@@ -149,33 +156,37 @@ class CipherJigsaw(Attack):
 
     def findings(self, scene: Scene) -> list[Finding]:
         """Up to 64 scrambled pictures, three times; first with the statistics of other public pictures."""
-        key, block = _key(scene), _block(scene)
+        keys, block = _keys(scene), _block(scene)
         public, other = _split(scene)
         shape = _shape(public)
 
-        def score(guess: Table) -> float:
-            return neighbours_kept(guess, key, shape, block)
+        def score(key: Table, solve: Callable[[Tensor], Table], pictures: Tensor) -> float:
+            kept = neighbours_kept(solve(scrambled_with(key, pictures)), key, shape, block)
+            scene.advance()
+            return kept
+
+        def guessed(guess: Table) -> list[float]:
+            return [neighbours_kept(guess, key, shape, block) for key in keys]
 
         count = max(2, min(CIPHERTEXTS, len(public) // _DRAWS))
-        parts = [scrambled_with(key, some) for some in torch.split(public, count)[:_DRAWS] if len(some) > 1]
-        positive = score(jigsaw(scrambled_with(key, _waves(scene, count, shape)), block))
-        scene.advance()
+        parts = [some for some in torch.split(public, count)[:_DRAWS] if len(some) > 1]
+        waves = _waves(scene, count, shape)
+        positive = float(np.mean([score(key, partial(jigsaw, block=block), waves) for key in keys]))
         noise = rng_for(scene.seed, 43).uniform(-1, 1, (count, *shape)).astype(np.float32)
-        negative = score(jigsaw(torch.from_numpy(noise), block))
+        negative = float(np.mean(guessed(jigsaw(torch.from_numpy(noise), block))))
         scene.advance()
-        chance = _chance(scene, lambda guess: [score(guess)])
+        chance = _chance(scene, guessed)
         what = ("neighbouring pixels across blocks that are side by side again", "%")
         found = []
         if len(other) > 1:
-            rung = f"{count} scrambled pictures, {len(other)} others of their kind: by statistics"
-            values = [score(known_distribution(other, some, block)) for some in parts]
+            rung = f"{count} scrambled pictures{_whose(scene)}, {len(other)} others of their kind: by statistics"
+            solve = partial(known_distribution, other, block=block)
+            values = _by_key([[score(key, solve, some) for some in parts] for key in keys])
             found.append(self._finding(scene, rung, *what, values, chance))
-            scene.advance()
-        values = []
-        for some in parts:
-            values.append(score(self.run(some, block)))
-            scene.advance()
-        found.append(self._finding(scene, f"{count} scrambled pictures: jigsaw", *what, values, chance))
+        solve = partial(self.run, block=block)
+        values = _by_key([[score(key, solve, some) for some in parts] for key in keys])
+        rung = f"{count} scrambled pictures{_whose(scene)}: jigsaw"
+        found.append(self._finding(scene, rung, *what, values, chance))
         return with_controls(found, positive, negative)
 
     def run(self, scrambled: Tensor, block: int) -> Table:
@@ -188,11 +199,23 @@ class CipherJigsaw(Attack):
         return jigsaw(scrambled, block)
 
 
-def _key(scene: Scene) -> Table:
-    """The run's key, with which the scorer's side makes what leaks."""
-    if scene.truth.key is None:
+def _keys(scene: Scene) -> list[Table]:
+    """The run's common key, or those of its first clients, with which the scorer's side makes what leaks."""
+    truth = scene.truth
+    keys = list(truth.keys[:CLIENTS]) if truth.key is None else [truth.key]
+    if not keys:
         raise ValueError("the scorer needs the run's key to make what leaks")
-    return scene.truth.key
+    return keys
+
+
+def _by_key(scores: Sequence[list[float]]) -> list[float]:
+    """All scores of one key; the mean of each, where there are several."""
+    return scores[0] if len(scores) == 1 else [float(np.mean(some)) for some in scores]
+
+
+def _whose(scene: Scene) -> str:
+    """Whose key is opened, for the name of a rung."""
+    return " of one client's key" if scene.record.method.options.scope == "client" else ""
 
 
 def _block(scene: Scene) -> int:

@@ -23,7 +23,16 @@ from torch import Tensor
 
 from veilmark.audit.attack import REAL, Attack, Finding, Scene, with_controls
 from veilmark.audit.generator_attacks import generator_in
-from veilmark.audit.label_inference import Counts, LabelScore, apportioned, label_score, prior_counts
+from veilmark.audit.label_inference import (
+    SCORES,
+    Counts,
+    LabelScore,
+    apportioned,
+    counted,
+    counts_behind,
+    label_score,
+    prior_counts,
+)
 from veilmark.audit.record import Record, ThreatModel, in_noise
 from veilmark.federation.engine import side_by_side
 from veilmark.federation.methods.ppidsg import PPIDSGOptions, cipher_of, generator_of
@@ -181,18 +190,16 @@ class ClassMix(Attack):
             chances[rung] = [label_score(prior_counts(int(counts.sum()), classes), counts) for counts in tried.counts]
         guessed = self.run(scene, scene.record, regression, asked)
         in_vain = self.run(scene, in_noise(record, scene.seed), regression, asked)
-        have = {
-            client: np.bincount(scene.truth.owners[client].targets.numpy(), minlength=classes) for client in guessed
-        }
+        have = {client: counts_behind(scene, record.rounds[0].number, client) for client in guessed}
         scores[REAL] = [label_score(counts, have[client]) for client, counts in guessed.items()]
         chances[REAL] = [label_score(prior_counts(int(have[client].sum()), classes), have[client]) for client in have]
         # Mixes of one rung are easier to guess than those of another: each has its own noise.
         noise[REAL] = [label_score(counts, have[client]) for client, counts in in_vain.items()]
         found: list[Finding] = []
-        for metric in _METRICS:
+        for metric in SCORES:
             easiest = _mean(metric, scores[next(iter(stages))])
             for rung, reached in scores.items():
-                line = self._finding(scene, rung, metric, "%", _of(metric, reached), _mean(metric, chances[rung]))
+                line = self._finding(scene, rung, metric, "%", _of(metric, reached), _of(metric, chances[rung]))
                 found += with_controls([line], easiest, _mean(metric, noise[rung]))
         return found
 
@@ -205,25 +212,19 @@ class ClassMix(Attack):
             regression: Learned from rehearsals of that round with all but G guessed.
             asked: Public pictures that no rehearsal learned from.
         """
-        first, classes = record.rounds[0], len(record.task.classes)
+        first, classes, training = record.rounds[0], len(record.task.classes), record.config.training
         before = _made(scene, first.broadcast, asked)
         return {
             client: regression.counts(
-                reading(before, _made(scene, update.tensors, asked), asked.targets, classes), update.examples
+                reading(before, _made(scene, update.tensors, asked), asked.targets, classes),
+                counted(training, update.examples),
             )
             for client, update in first.updates.items()
         }
 
 
-_METRICS = {
-    "pictures counted in the right class": lambda score: 100 - score.l1,
-    "classes known to be there or not": lambda score: score.presence,
-    "classes counted exactly": lambda score: score.exact,
-}
-
-
 def _of(metric: str, scores: Sequence[LabelScore]) -> list[float]:
-    return [float(_METRICS[metric](score)) for score in scores]
+    return [float(SCORES[metric](score)) for score in scores]
 
 
 def _mean(metric: str, scores: Sequence[LabelScore]) -> float:

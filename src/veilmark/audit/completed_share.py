@@ -22,7 +22,7 @@ from torch.nn.functional import cross_entropy
 from veilmark.audit.answers import logits_of
 from veilmark.audit.attack import REAL, Finding, Scene
 from veilmark.audit.membership import MembershipAttack, Scores, confidence
-from veilmark.audit.record import Record, ThreatModel, finished_share, not_released
+from veilmark.audit.record import Record, ThreatModel, finished_share, in_noise, not_released
 from veilmark.federation.engine import side_by_side
 from veilmark.federation.methods.method import Secrets
 from veilmark.federation.methods.ppidsg import PPIDSGOptions, cipher_of, generator_of
@@ -102,8 +102,9 @@ class MembershipBehindShare(MembershipAttack):
         asked = [*members, strangers]
         said, (known, unknown, *before) = self.run(scene, own, [learned, rest, *asked])
         overfit = self._overfit(scene, start, learned)
-        # The start once more, with other first weights in front or behind, knows nobody.
-        knows, again = self._certainties(scene, own, [(overfit, 1, [learned, rest]), (start, 2, asked)])
+        # An end of noise, with other first weights in front or behind, knows nobody.
+        vain = finished_share(in_noise(scene.record, scene.seed))
+        knows, again = self._certainties(scene, own, [(overfit, 1, [learned, rest]), (vain, 2, asked)])
         rung = f"a share that knows {len(learned)} public pictures by heart"
         found = self._scored(scene, rung, [(knows[0] - known, knows[1] - unknown)], [(learned.targets, rest.targets)])
         classes = [(torch.cat([some.targets for some in members]), strangers.targets)]

@@ -131,7 +131,8 @@ class PicturesFromHead(Attack):
             scene.advance()
         scene.show("one step on one picture", public[half : half + len(shown)], torch.cat(shown))
         real: dict[tuple[int, int], float] = {}
-        strangers, nearest, made_of, in_vain = [], [], [], []
+        strangers: dict[tuple[int, int], float] = {}
+        nearest, made_of, in_vain = [], [], []
         found_in_noise = self.run(scene, in_noise(record, scene.seed), decoders)
         for (number, client), picture in self.run(scene, record, decoders).items():
             own = to_unit(scene.truth.owners[client].inputs)
@@ -139,14 +140,15 @@ class PicturesFromHead(Attack):
             real[number, client] = float(near.max())
             nearest.append(own[int(near.argmax())])
             made_of.append(picture[0])
-            strangers.append(max(float(psnr(some[None].expand_as(own), own).max()) for some in public[:half]))
+            others = (float(psnr(some[None].expand_as(own), own).max()) for some in public[:half])
+            strangers[number, client] = max(others)
             in_vain.append(float(psnr(found_in_noise[number, client].expand_as(own), own).max()))
         scene.show(REAL, torch.stack(nearest[:SHOWN]), torch.stack(made_of[:SHOWN]))
         what = ("PSNR of the nearest picture", "dB")
         found = [
-            self._finding(scene, "one step on one picture", *what, rehearsed, float(np.mean(chances))),
-            *([self._finding(scene, OWN_STEP, *what, owned, float(np.mean(chances)))] if not plain else []),
-            self._finding(scene, REAL, *what, by_client(real), float(np.mean(strangers))),
+            self._finding(scene, "one step on one picture", *what, rehearsed, chances),
+            *([self._finding(scene, OWN_STEP, *what, owned, chances)] if not plain else []),
+            self._finding(scene, REAL, *what, by_client(real), by_client(strangers)),
         ]
         found = with_controls(found, float(np.mean(rehearsed)), float(np.mean(noise)))
         return control_where(found, REAL, float(np.mean(in_vain)))

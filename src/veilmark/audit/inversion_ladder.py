@@ -47,10 +47,10 @@ GENERATOR_STEPS = 20
 """Of a search for a generator's pictures, which cost more each. No number finds these: docs/audit-attacks.md."""
 CONTROL_STEPS = 30
 """Of L-BFGS in the positive control."""
-REHEARSED, GENERATOR_REHEARSED = 4, 2
-"""Single pictures on a rung of one picture, of a classifier and of a generator, whose searches cost more."""
-CLIENTS = 2
-"""Messages of the first recorded round that are attacked."""
+REHEARSED = 4
+"""Single pictures on a rung of one picture."""
+CLIENTS = 4
+"""Messages of the first recorded round that are attacked, at most: of two there is hardly an interval."""
 STRANGERS = 200
 """Public pictures whose nearest one is chance, and whose spread is where searches look."""
 _BATCH, _MOST = 4, 8
@@ -79,10 +79,10 @@ class _Ladder(Attack):
 
     def _both(self, scene: Scene, rung: str, said: Likeness) -> list[Finding]:
         """PSNR and SSIM."""
-        alike = [100 * some for some in said.ssim]
+        alike, by_chance = ([100 * some for some in every] for every in (said.ssim, said.chance_ssim))
         return [
-            self._finding(scene, rung, *_PSNR, said.psnr, float(np.mean(said.chance_psnr))),
-            self._finding(scene, rung, *_SSIM, alike, 100 * float(np.mean(said.chance_ssim))),
+            self._finding(scene, rung, *_PSNR, said.psnr, said.chance_psnr),
+            self._finding(scene, rung, *_SSIM, alike, by_chance),
         ]
 
     def _beside(
@@ -228,7 +228,9 @@ class InversionOfClassifier(_Ladder):
         network = network_of(record, first.broadcast, scene.device)
         names = [name for name, _ in network.named_parameters() if name in record.declared.tensors]
         teller, share = LabelCounts(), rate(first.number - 1, record.config.rounds, training.decay_after)
-        counted = teller.run(record, scene.public, scene.device) if teller.obstacle(record) is None else {}
+        counted = {}
+        if teller.obstacle(record) is None:
+            counted = teller.run(record, teller.readers(record, scene.public, scene.device, scene.seed))
         messages: dict[int, tuple[dict[str, Tensor], Tensor]] = {}
         for client, update in updates.items():
             steps = training.local_steps or training.epochs * -(-update.examples // training.batch)
@@ -284,7 +286,7 @@ class InversionOfGenerator(_Ladder):
         record, public, targets = scene.record, to_unit(scene.public.inputs), scene.public.targets
         options = record.method.options
         assert isinstance(options, PPIDSGOptions)
-        rows = _rows(scene, GENERATOR_REHEARSED)
+        rows = _rows(scene, REHEARSED)
         known, guessed = (played_gradient(scene, number) for number in (0, 1))
         tries: list[tuple[GradientOf, Sequence[Tensor], int]] = []
         for row in rows:

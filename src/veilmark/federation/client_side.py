@@ -28,12 +28,18 @@ class SecretFolder:
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
 
+    def missing(self, clients: int) -> list[Path]:
+        """Files of secrets that are not there."""
+        return [file for file in self._files(clients) if not file.exists()]
+
     def make_missing(self, clients: int) -> None:
         """Makes the secrets that are not there yet."""
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for file in (self._federation, *(self._client(number) for number in range(clients))):
-            if not file.exists():
-                Secret.generate().save(file)
+        for file in self.missing(clients):
+            Secret.generate().save(file)
+
+    def _files(self, clients: int) -> list[Path]:
+        return [self._federation, *(self._client(number) for number in range(clients))]
 
     @property
     def _federation(self) -> Path:
@@ -60,8 +66,7 @@ class SecretFolder:
 
     def checks(self, clients: int) -> dict[str, str]:
         """Digits that tell secrets apart and open nothing, by the name of the file."""
-        files = (self._federation, *(self._client(number) for number in range(clients)))
-        return {file.name: Secret.load(file).check() for file in files}
+        return {file.name: Secret.load(file).check() for file in self._files(clients)}
 
 
 class ClientMemory:

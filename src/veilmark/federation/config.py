@@ -71,9 +71,7 @@ class FederationConfig(BaseModel):
                 raise ConfigError(f"options.{name}: no method of that name; known: {', '.join(METHODS)}")
             _checked(name, self.options[name])
         kind = METHODS[self.method]
-        if self.task not in kind.tasks:
-            fitting = ", ".join(name for name, other in METHODS.items() if self.task in other.tasks)
-            raise ConfigError(f"method {self.method} does not learn the task {self.task}; these do: {fitting}")
+        _check_fit(self.method, self.task)
         if kind.plain_sgd and (self.training.optimizer != "sgd" or self.training.clip):
             raise ConfigError(
                 f"training.optimizer = {self.training.optimizer}, training.clip = {self.training.clip}: method "
@@ -114,9 +112,21 @@ def federation_from(values: dict[str, Any], source: str) -> FederationConfig:
         source: Where they come from, for the message.
 
     Raises:
-        ConfigError: If a key or value is not allowed; the message names it and what would be.
+        ConfigError: If the method does not learn the task, or a key or value is not allowed; the message names it and
+            what would be.
     """
+    method, task = values.get("method"), values.get("task", "classify")
+    # Names that nobody knows are for the models below. The keys of another task's recipe are not what is wrong.
+    if isinstance(method, str) and method in METHODS and any(task in kind.tasks for kind in METHODS.values()):
+        _check_fit(method, task)
     return resolve(LandmarksFederation if values.get("task") == "landmarks" else FederationConfig, values, source)
+
+
+def _check_fit(method: str, task: str) -> None:
+    """Refuses a method that does not learn a task."""
+    if task not in METHODS[method].tasks:
+        fitting = ", ".join(name for name, kind in METHODS.items() if task in kind.tasks)
+        raise ConfigError(f"method {method} does not learn the task {task}; these do: {fitting}")
 
 
 def _checked(name: str, values: dict[str, Any]) -> BaseModel:

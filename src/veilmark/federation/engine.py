@@ -47,8 +47,17 @@ class Link(ABC):
         """
 
     @abstractmethod
-    def score(self, clients: Sequence[int], broadcast: Tensors, round_number: int) -> dict[int, Scores]:
-        """Has clients answer the public test set after a round; those that do not answer are left out."""
+    def score(self, clients: Sequence[int], broadcast: Tensors, round_number: int) -> dict[int, Scores | str]:
+        """Has clients answer the public test set after a round.
+
+        Args:
+            clients: Their numbers.
+            broadcast: What they are sent.
+            round_number: From 1.
+
+        Returns:
+            By client: its scores, or why there are none.
+        """
 
 
 class InProcess(Link):
@@ -69,7 +78,7 @@ class InProcess(Link):
         """Every client's round."""
         return dict(self._turns(clients, lambda number: self.side.train(number, broadcast, round_number)))
 
-    def score(self, clients: Sequence[int], broadcast: Tensors, round_number: int) -> dict[int, Scores]:
+    def score(self, clients: Sequence[int], broadcast: Tensors, round_number: int) -> dict[int, Scores | str]:
         """Every client's answers."""
         return dict(self._turns(clients, lambda number: self.side.score(number, broadcast, round_number)))
 
@@ -114,7 +123,7 @@ class Rounds:
         run: Where the run is kept.
         transcript: What the server saw.
         told: Called after each round with its record.
-        refused: Updates that were refused or never came, in words.
+        refused: Updates and scores that were refused or never came, in words.
     """
 
     config: FederationConfig
@@ -129,7 +138,7 @@ class Rounds:
         """Plays the rounds from ``first`` (from 1) to the last.
 
         Raises:
-            FederationError: If a round brought no update that could be accepted.
+            FederationError: If a round brought no update that could be accepted, or no score.
         """
         recorded = set(self.config.recorded())
         for number in range(first, self.config.rounds + 1):
@@ -159,11 +168,11 @@ class Rounds:
         if not updates:
             raise FederationError(f"round {number}: no update could be accepted; the last: {self.refused[-1]}")
         self.server.combine(updates)
-        scores = link.score(everyone, self.server.broadcast(), number)
+        scores = self._scored(link.score(everyone, self.server.broadcast(), number), number)
         losses = {name: _together(name, updates) for name in self.server.declared().metrics}
         return {
             "step": number,
-            self.task.score_name: self.task.summary(scores),
+            self.task.score_name: self.task.summary(scores, self.config.clients),
             "losses": losses,
             "clients": sorted(updates),
             "refused": self.refused[refused:],
@@ -186,6 +195,18 @@ class Rounds:
             except UpdateRefused as problem:
                 self.refused.append(f"round {number}, client {client}: {problem}")
         return updates
+
+    def _scored(self, replies: dict[int, Scores | str], number: int) -> dict[int, Scores]:
+        missing = {client: reply for client, reply in sorted(replies.items()) if isinstance(reply, str)}
+        scores = {client: reply for client, reply in replies.items() if not isinstance(reply, str)}
+        self.refused += [f"round {number}, client {client}, not scored: {why}" for client, why in missing.items()]
+        if not any(self.task.in_mean(score) for score in scores.values()):
+            reasons = "; ".join(f"client {client}: {why}" for client, why in missing.items())
+            raise FederationError(
+                f"round {number}: no score came to take the mean of ({reasons}); see to the clients, and go on with "
+                "--resume"
+            )
+        return scores
 
     def _save(self, number: int) -> None:
         write_tensors(_checkpoint(self.run, number), self.server.state())

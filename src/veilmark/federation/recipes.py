@@ -81,14 +81,20 @@ def start_federation(
 def _tell(config: FederationConfig, record: dict[str, Any]) -> None:
     task = TASKS[config.task]
     score = record[task.score_name]
+    scored = f"{_scored(score)} of {config.clients} clients scored, " if _scored(score) < config.clients else ""
     say(
         f"round {record['step']}: {task.score_words} {score['mean']:.1f} ({score['min']:.1f} to {score['max']:.1f}), "
-        f"{record['bytes_up'] / 1e6:.1f} MB up, {record['seconds']:.0f} s"
+        f"{scored}{record['bytes_up'] / 1e6:.1f} MB up, {record['seconds']:.0f} s"
     )
 
 
+def _scored(score: dict[str, Any]) -> int:
+    """How many clients a score is of."""
+    return sum(value is not None for value in score["per_client"])
+
+
 def rounds_table(config: FederationConfig, records: list[dict[str, Any]]) -> Table:
-    """A table of a run's rounds.
+    """A table of a run's rounds; if a client could not be scored in one of them, it says how many were.
 
     Args:
         config: The run's config.
@@ -99,13 +105,16 @@ def rounds_table(config: FederationConfig, records: list[dict[str, Any]]) -> Tab
     columns = score_columns(records[-1][task.score_name])
     # What clients say of the pictures that they learn from; the score is of the test pictures.
     declared = ("accuracy in training" if name == "accuracy" else name for name in losses)
-    heads = ("round", task.score_words, *list(columns)[1:], *declared, "MB up", "MB down", "seconds")
+    scored = [_scored(record[task.score_name]) for record in records]
+    said = ["scored"] if min(scored) < config.clients else []
+    heads = ("round", task.score_words, *list(columns)[1:], *said, *declared, "MB up", "MB down", "seconds")
     table = Table(*heads, title=f"{config.method}, {config.clients} clients; scored on the same test pictures")
-    for record in records:
+    for count, record in zip(scored, records, strict=True):
         megabytes = [record["bytes_up"] / 1e6, record["bytes_down"] / 1e6]
         table.add_row(
             str(record["step"]),
             *(f"{value:.1f}" for value in score_columns(record[task.score_name]).values()),
+            *(f"{count} of {config.clients}" for _ in said),
             *(f"{record['losses'][name]:.3g}" for name in losses),
             *(f"{value:.1f}" for value in megabytes),
             f"{record['seconds']:.1f}",

@@ -29,6 +29,9 @@ from veilmark.run.progress import progress_bar, say
 
 Engine = Literal["in-process", "flower"]
 
+_SECRETS_OF_RUN = "secrets.json"
+"""File of a run folder that says with which secrets the run was begun."""
+
 
 def run_federation(
     config: FederationConfig,
@@ -48,7 +51,7 @@ def run_federation(
         data: Folder of the data set; None for a bundled one.
         run: The run folder, held by the caller.
         engine: ``in-process``, clients side by side in threads; ``flower``, in Flower's simulation.
-        secrets: Folder of the secrets, made where they are missing; ``<run folder>.secrets`` by default.
+        secrets: Folder of the secrets, made for a new run where they are missing; ``<run folder>.secrets`` by default.
         resume: Go on from the last finished round.
         device: Where clients compute: ``auto``, ``cpu`` or ``cuda``. On a GPU no two runs are the same to the last bit.
         told: Called after each round with its record.
@@ -59,7 +62,7 @@ def run_federation(
     Raises:
         ConfigError: If a setting does not fit; before any work.
         DataError: If a file of the data is missing or damaged.
-        RunError: If the folder holds another run, or the secrets are not those of the first start.
+        RunError: If the folder holds another run, or the secrets of the first start are not there.
     """
     forget_peak()
     method = config.made_method()
@@ -79,7 +82,7 @@ def run_federation(
     if not (run.path / "config.yaml").exists():
         check_room(run.path, needed)
     run.start(dump(config), resume)
-    secret_folder.make_missing(config.clients)
+    _have_secrets(run, secret_folder, config.clients)
     _same_secrets(run, secret_folder.checks(config.clients))
     transcript = Transcript(run.path / "transcript")
     rounds = Rounds(config, server, task, run, transcript, told)
@@ -114,6 +117,8 @@ def run_federation(
         "device": str(computes),
         "precision": method.computes_in(computes),
         "options": method.options.model_dump(mode="json"),
+        "data": public["data"],
+        "training": public["training"],
         task.score_name: records[-1][task.score_name],
         "bytes_up_per_client_round": server.declared().size(),
         "bytes_down_per_client_round": records[-1]["bytes_down"] // config.clients,
@@ -158,9 +163,21 @@ def _build_once(side: ClientSide) -> None:
     give_back()
 
 
+def _have_secrets(run: RunFolder, secrets: SecretFolder, clients: int) -> None:
+    """Makes the secrets of a new run; of one that was begun they must be there, for others would not open its share."""
+    if not (run.path / _SECRETS_OF_RUN).exists():
+        secrets.make_missing(clients)
+        return
+    if missing := secrets.missing(clients):
+        raise RunError(
+            f"{missing[0]} is not there, and {run.path} was begun with it; put it back, give the folder of the run's "
+            "secrets with --secrets, or begin a new run with another --out"
+        )
+
+
 def _same_secrets(run: RunFolder, checks: dict[str, str]) -> None:
     """Notes which secrets a run has (four bytes that open nothing), and refuses to go on with others."""
-    file = run.path / "secrets.json"
+    file = run.path / _SECRETS_OF_RUN
     if not file.exists():
         write_json(file, checks)
         return

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid, ServerApp
@@ -15,6 +14,7 @@ from veilmark.federation.config import FederationConfig
 from veilmark.federation.engine import FederationError, Link, Scores
 from veilmark.federation.messages import Update
 from veilmark.run.checkpoints import Tensors
+from veilmark.run.config import flat
 
 PAUSE = 0.05
 """Seconds between two looks for answers."""
@@ -69,12 +69,11 @@ class GridLink(Link):
             updates[client] = _reason(reply) if reply.has_error() else _update(reply)
         return updates
 
-    def score(self, clients: Sequence[int], broadcast: Tensors, round_number: int) -> dict[int, Scores]:
+    def score(self, clients: Sequence[int], broadcast: Tensors, round_number: int) -> dict[int, Scores | str]:
         """All at once, as many as the grid plays side by side."""
-        scores: dict[int, Scores] = {}
+        scores: dict[int, Scores | str] = dict.fromkeys(clients, "no answer came in time")
         for client, reply in self._turns("evaluate", clients, broadcast, round_number):
-            if not reply.has_error():
-                scores[client] = {name: list(values) for name, values in _figures(reply).items()}  # type: ignore[arg-type]
+            scores[client] = _reason(reply) if reply.has_error() else _scores(reply)
         return scores
 
     def _turns(
@@ -131,22 +130,14 @@ def _number(reply: Message, name: str) -> float:
 def _same_federation(client: int, reply: Message, config: FederationConfig) -> None:
     """Refuses a client with another config, before any work: what it shares might fit and mean something else."""
     said = reply.content.get(CONFIG)
-    there = _flat(json.loads(str(said[CONFIG]))) if isinstance(said, ConfigRecord) else {}
-    here = _flat(json.loads(config.model_dump_json()))
+    there = flat(json.loads(str(said[CONFIG]))) if isinstance(said, ConfigRecord) else {}
+    here = flat(json.loads(config.model_dump_json()))
     for key in here | there:
         if here.get(key) != there.get(key):
             raise FederationError(
                 f"client {client} plays another federation: {key} is {there.get(key)!r} there and {here.get(key)!r} "
                 "here; give it this server's config"
             )
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Settings by their whole key, as ``--set`` has it."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
 
 
 def _update(reply: Message) -> Update | str:
@@ -158,6 +149,13 @@ def _update(reply: Message) -> Update | str:
     if EXAMPLES not in _figures(reply):
         return f"its answer has no {EXAMPLES}"
     return Update(to_tensors(tensors), figures, int(_number(reply, EXAMPLES)))  # type: ignore[arg-type]
+
+
+def _scores(reply: Message) -> Scores | str:
+    """A client's scores; in words, what is missing in its answer."""
+    if not isinstance(reply.content.get(FIGURES), MetricRecord):
+        return f"its answer has no {FIGURES}"
+    return {name: list(values) for name, values in _figures(reply).items()}  # type: ignore[arg-type]
 
 
 def _reason(reply: Message) -> str:

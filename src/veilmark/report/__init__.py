@@ -118,11 +118,12 @@ class Spread(BaseModel):
 class Score(Spread):
     """What a federation's clients reach on the same test pictures, in percent: accuracy, or NME at the smallest size.
 
+    ``per_client`` has a place for each client by its number, with None for one that could not be scored.
     ``own_distribution``, of accuracy, weighs classes as each client has them, and is the mean of that over clients.
     Landmarks have NME by face size, PSNR in dB of hallucinated faces, and NME of the clients without labels.
     """
 
-    per_client: list[float]
+    per_client: list[float | None]
     own_distribution: float | None = None
     sizes: dict[str, Spread] = {}
     psnr: Spread | None = None
@@ -145,7 +146,7 @@ class FederationRound(BaseModel):
 
 
 class FederationSummary(BaseModel):
-    """``summary.json`` of a federation."""
+    """``summary.json`` of a federation; ``data`` and ``training``, as in ``config.yaml``, are not in older ones."""
 
     model_config = ConfigDict(extra="ignore")
     title: str
@@ -160,6 +161,8 @@ class FederationSummary(BaseModel):
     seed: int
     engine: str
     options: dict[str, JsonValue]
+    data: dict[str, JsonValue] | None = None
+    training: dict[str, JsonValue] | None = None
     score: Score = Field(validation_alias=_SCORE)
     bytes_up_per_client_round: int
     bytes_down_per_client_round: int

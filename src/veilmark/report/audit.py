@@ -77,6 +77,8 @@ class Verdict:
             travel in this run.
         words: A sentence.
         findings: The figures behind it, easiest rung first.
+        works: Rungs on which the attack works, from the easiest one up to the first on which it does not.
+        stops: The rung on which it stops, which may be the run as it was; None where it does not.
     """
 
     attack: str
@@ -84,6 +86,14 @@ class Verdict:
     kind: str
     words: str
     findings: list[AuditFinding]
+    works: tuple[str, ...] = ()
+    stops: str | None = None
+
+    @property
+    def rungs(self) -> int:
+        """How long the ladder is, by the attack's own figure; the run as it was is its last rung."""
+        own = [found.rung for found in self.findings if found.metric == self.findings[0].metric]
+        return len(dict.fromkeys(own))
 
     @property
     def real(self) -> AuditFinding | None:
@@ -123,14 +133,36 @@ def verdict(findings: Sequence[AuditFinding]) -> Verdict:
         kind, words = "leaks", f"Yes: {_figure(real)}, where chance is {real.chance:.1f}."
     elif not works:
         kind, words = "not shown to work", "Unknown: the attack did not succeed where it must, so it shows nothing."
+    elif control is not None and real.value - real.chance >= control - easy.chance > 0:
+        kind = "not shown to work"
+        words = f"Unknown: {_figure(real)}, as much as where it must succeed, but of so few that it may be luck."
     else:
         kind = "not found"
-        # One picture has no interval.
-        ranged = [found for found in alike if found.n > 1 or found.low < found.high]
-        beaten = [found.rung for found in ranged if found.low > found.chance]
-        where = f" It works on the rung “{beaten[-1]}”." if beaten else ""
-        words = f"Not by this attack ({_figure(real)}, chance {real.chance:.1f}).{where} Another attack may."
-    return Verdict(easy.attack, easy.threat_model, kind, words, list(findings))
+        words = f"Not by this attack ({_figure(real)}, chance {real.chance:.1f}). Another attack may."
+    climbed, stops = _climbed(findings)
+    if climbed and stops:
+        words += f" It works up to “{climbed[-1]}” and stops at “{stops}”."
+    return Verdict(easy.attack, easy.threat_model, kind, words, list(findings), climbed, stops)
+
+
+def _climbed(findings: Sequence[AuditFinding]) -> tuple[tuple[str, ...], str | None]:
+    """The rungs on which an attack works by its own figure, beyond chance and noise; and the first on which not."""
+    works: list[str] = []
+    for found in findings:
+        if found.metric != findings[0].metric:
+            continue
+        if found.rung == REAL:
+            beyond = beyond_chance(found, findings)
+        else:
+            noise = -math.inf if found.negative_control is None else found.negative_control
+            # One picture has no interval: it is no evidence of either.
+            if found.n == 1 and found.low == found.high:
+                continue
+            beyond = found.low > max(found.chance, noise)
+        if not beyond:
+            return tuple(works), found.rung
+        works.append(found.rung)
+    return tuple(works), None
 
 
 def _stated(findings: Sequence[AuditFinding]) -> AuditFinding | None:

@@ -17,6 +17,7 @@ from veilmark.report import FederationRound, FederationSummary
 from veilmark.report.audit import BUNDLED, AuditSummary, Verdict, read_audit
 from veilmark.report.federation_plots import SCORES, plot_cost, plot_losses, plot_partition, plot_score
 from veilmark.report.html import read_metrics, read_record, read_text, write_page
+from veilmark.run.config import flat
 from veilmark.run.errors import DataError
 from veilmark.run.folder import write_json
 
@@ -29,6 +30,12 @@ _OWNED = {
 _SAME = ("task", "dataset", "partition", "alpha", "clients", "rounds", "seed", "test_images")
 """What runs must share for their figures to be compared."""
 
+_SAID = ("data.layout", "data.partition", "data.alpha")
+"""Settings that ``_SAME`` has under another name."""
+
+_NOT_SAID = "not said"
+"""In place of a setting that a run's ``summary.json`` does not have."""
+
 
 @dataclass(frozen=True)
 class ComparedRun:
@@ -37,7 +44,8 @@ class ComparedRun:
     Attributes:
         name: The run folder's name.
         method: What was shared.
-        options: Options of the method in which it differs from the other runs of that method, in words.
+        options: Options of the method in which it differs from the other runs of that method, and settings of data and
+            training that not all runs have in common, in words.
         dataset: The pictures.
         partition: How they were dealt.
         clients: How many owners.
@@ -119,6 +127,7 @@ def write_federation_report(run: Path) -> Path:
         name=run.resolve().name,
         summary=summary,
         rounds=rounds,
+        scored=[sum(value is not None for value in record.score.per_client) for record in rounds],
         words=words,
         charts=charts,
         samples=(run / "samples.png").exists(),
@@ -136,18 +145,17 @@ def compare_runs(runs: Sequence[Path]) -> Comparison:
     Raises:
         DataError: If a folder holds no finished federation; the message names the file.
     """
-    summaries = {str(run): read_record(Path(run) / "summary.json", FederationSummary) for run in runs}
-    warnings = []
-    for key in _SAME:
-        values = {_name(run): getattr(summary, key) for run, summary in summaries.items()}
-        if len(set(map(str, values.values()))) > 1:
-            said = ", ".join(f"{name}: {value}" for name, value in values.items())
-            warnings.append(f"not the same {key.replace('_', ' ')} ({said}): figures cannot be compared")
+    summaries = [read_record(Path(run) / "summary.json", FederationSummary) for run in runs]
+    names = _names(runs)
+    settings = [_settings(summary) for summary in summaries]
+    one_task = len({summary.task for summary in summaries}) == 1
+    # Two tasks have few settings in common, and one warning says so.
+    unlike = _unlike([found for found in settings if found]) if one_task else []
     rows = [
         ComparedRun(
-            _name(run),
+            Path(run).resolve().name,
             summary.method,
-            _differing(summary, [other for other in summaries.values() if other.method == summary.method]),
+            _differing(summary, [other for other in summaries if other.method == summary.method], found, unlike),
             summary.dataset,
             summary.partition if summary.alpha is None else f"{summary.partition}({summary.alpha:g})",
             summary.clients,
@@ -161,9 +169,9 @@ def compare_runs(runs: Sequence[Path]) -> Comparison:
             summary.seconds,
             summary.peak_rss_mb,
         )
-        for run, summary in summaries.items()
+        for run, summary, found in zip(runs, summaries, settings, strict=True)
     ]
-    return Comparison(rows, warnings, next(iter(summaries.values())).task)
+    return Comparison(rows, _warnings(names, summaries, settings, unlike), summaries[0].task)
 
 
 def write_comparison(runs: Sequence[Path], out: Path) -> Path:
@@ -248,8 +256,52 @@ def _rounds(run: Path) -> list[FederationRound]:
         raise DataError(f"{path}: {key}: {problem['msg']}; is {run} the folder of a federation?") from None
 
 
-def _name(run: str) -> str:
-    return Path(run).resolve().name
+def _names(runs: Sequence[Path]) -> list[str]:
+    """The folders' names, or their paths where names are not enough."""
+    names = [Path(run).resolve().name for run in runs]
+    return names if len(set(names)) == len(names) else [str(run) for run in runs]
+
+
+def _settings(summary: FederationSummary) -> dict[str, Any]:
+    """Settings of data and training by their whole key; none of a run whose summary does not say them."""
+    if summary.data is None or summary.training is None:
+        return {}
+    found = flat({"data": summary.data, "training": summary.training})
+    return {key: value for key, value in found.items() if key not in _SAID}
+
+
+def _unlike(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Keys of the settings that are not the same everywhere."""
+    keys = dict.fromkeys(key for found in settings for key in found)
+    return [key for key in keys if len({_shown(found.get(key, _NOT_SAID)) for found in settings}) > 1]
+
+
+def _warnings(
+    names: Sequence[str],
+    summaries: Sequence[FederationSummary],
+    settings: Sequence[Mapping[str, Any]],
+    unlike: Sequence[str],
+) -> list[str]:
+    """In which words runs cannot be compared, and what else differs."""
+
+    def said(values: Sequence[Any]) -> str:
+        return ", ".join(f"{name}: {_shown(value)}" for name, value in zip(names, values, strict=True))
+
+    warnings = []
+    for key in _SAME:
+        values = [getattr(summary, key) for summary in summaries]
+        if len(set(map(str, values))) > 1:
+            warnings.append(f"not the same {key.replace('_', ' ')} ({said(values)}): figures cannot be compared")
+    for key in unlike:
+        values = [found.get(key, _NOT_SAID) for found in settings]
+        warnings.append(f"not the same {key} ({said(values)}): figures may differ by that alone")
+    silent = [name for name, found in zip(names, settings, strict=True) if not found]
+    if silent and len(names) > 1:
+        warnings.append(
+            f"summary.json of {', '.join(silent)} is of an older version and says nothing of data and training: look "
+            "into config.yaml for what differs"
+        )
+    return warnings
 
 
 def _labels(rows: Sequence[ComparedRun]) -> list[str]:
@@ -259,12 +311,19 @@ def _labels(rows: Sequence[ComparedRun]) -> list[str]:
     return labels if len(set(labels)) == len(labels) else [f"{i}: {row.name}" for i, row in enumerate(rows, 1)]
 
 
-def _differing(summary: FederationSummary, same_method: Sequence[FederationSummary]) -> str:
-    def shown(value: Any) -> str:
-        return value if isinstance(value, str) else json.dumps(value)
-
-    return ", ".join(
-        f"{key}={shown(value)}"
+def _differing(
+    summary: FederationSummary,
+    same_method: Sequence[FederationSummary],
+    settings: Mapping[str, Any],
+    unlike: Sequence[str],
+) -> str:
+    options = [
+        f"{key}={_shown(value)}"
         for key, value in summary.options.items()
         if len({json.dumps(other.options.get(key)) for other in same_method}) > 1
-    )
+    ]
+    return ", ".join([*options, *(f"{key}={_shown(settings[key])}" for key in unlike if key in settings)])
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

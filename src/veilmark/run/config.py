@@ -59,6 +59,14 @@ def override(values: dict[str, Any], settings: Iterable[str]) -> dict[str, Any]:
     return changed
 
 
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by their whole key, as ``--set`` has it."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found
+
+
 def _allowed(model: type[BaseModel], path: tuple[int | str, ...]) -> str:
     """The keys of the section in which ``path`` ends."""
     for part in path[:-1]:

@@ -178,12 +178,13 @@ class Classify(Task):
         each = 100 * right / there.clamp(min=1)
         return {"accuracy": [100 * float(right.sum()) / len(labels)], "of_classes": each.tolist()}
 
-    def summary(self, scores: dict[int, dict[str, list[float]]]) -> dict[str, Any]:
+    def summary(self, scores: dict[int, dict[str, list[float]]], clients: int) -> dict[str, Any]:
         """Accuracy in percent over the clients, of each, and on their own mixes of classes where these are known.
 
         A class without test pictures is left out of a mix.
         """
-        accuracy = [score["accuracy"][0] for _, score in sorted(scores.items())]
+        of_client = {number: score["accuracy"][0] for number, score in sorted(scores.items())}
+        accuracy = list(of_client.values())
         own: list[float] = []
         there = np.bincount(self.test.targets.numpy(), minlength=len(self.classes)) > 0
         for number, score in scores.items():
@@ -194,7 +195,7 @@ class Classify(Task):
             "mean": float(np.mean(accuracy)),
             "min": min(accuracy),
             "max": max(accuracy),
-            "per_client": accuracy,
+            "per_client": [of_client.get(number) for number in range(clients)],
             "own_distribution": float(np.mean(own)) if own else None,
         }
 

@@ -234,14 +234,18 @@ class LandmarksTask(Task):
         found[f"psnr_{SIZES[0]}"] = _by_person(said[:, -1], self.people)
         return found
 
-    def summary(self, scores: dict[int, dict[str, list[float]]]) -> dict[str, Any]:
+    def in_mean(self, score: dict[str, list[float]]) -> bool:
+        """Only of clients with labels."""
+        return bool(score["labelled"][0])
+
+    def summary(self, scores: dict[int, dict[str, list[float]]], clients: int) -> dict[str, Any]:
         """NME in percent of the clients with labels at the smallest size, at all sizes, PSNR, and the people's means.
 
         Clients without labels are in ``unlabelled``: some methods leave them without a detector.
         """
         order = sorted(scores)
-        having = [number for number in order if scores[number]["labelled"][0]]
-        without = [number for number in order if not scores[number]["labelled"][0]]
+        having = [number for number in order if self.in_mean(scores[number])]
+        without = [number for number in order if not self.in_mean(scores[number])]
 
         def over(numbers: Sequence[int], name: str) -> dict[str, float]:
             means = [float(np.mean(scores[number][name])) for number in numbers]
@@ -255,7 +259,9 @@ class LandmarksTask(Task):
         }
         return {
             **sizes[str(SIZES[0])],
-            "per_client": [float(np.mean(scores[number][first])) for number in order],
+            "per_client": [
+                float(np.mean(scores[number][first])) if number in scores else None for number in range(clients)
+            ],
             "sizes": sizes,
             "psnr": over(order, f"psnr_{SIZES[0]}"),
             "unlabelled": over(without, first) if without else None,

@@ -114,6 +114,15 @@ class Task(ABC):
             own: The client's examples, for the score on its own distribution.
         """
 
+    def in_mean(self, score: dict[str, list[float]]) -> bool:
+        """Whether a client's score is one of those whose mean :meth:`summary` gives: every one by default."""
+        return True
+
     @abstractmethod
-    def summary(self, scores: dict[int, dict[str, list[float]]]) -> dict[str, Any]:
-        """What ``summary.json`` says of the clients' scores: mean, min, max, per client, own distribution."""
+    def summary(self, scores: dict[int, dict[str, list[float]]], clients: int) -> dict[str, Any]:
+        """What ``summary.json`` says of the clients' scores: mean, min, max, per client, own distribution.
+
+        Args:
+            scores: By client. Those that could not be scored are left out; one at least is ``in_mean``.
+            clients: How many clients there are: in ``per_client`` each has its place, with None for who has no score.
+        """
