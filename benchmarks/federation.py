@@ -1,4 +1,4 @@
-"""Does sharing a generator work? A grid of cells, one federation each, on MNIST, CIFAR-10 and digits.
+"""Does sharing a generator work? A grid of cells, one federation each, on MNIST and CIFAR-10.
 
     python benchmarks/federation.py --data DIR --budget 120    # plays missing cells for two hours, most telling first
     python benchmarks/federation.py --print                    # tables and picture of the committed cells, coverage
@@ -7,13 +7,16 @@
 CIFAR-10, 1,000 test images, 10 rounds of one local epoch, batch 64. PPIDSG's options are compared under a smaller one
 (``probe``: MNIST, 6 clients x 300 images, 500 test images, 12 rounds), a third of the work a cell; ``probe-100`` and
 ``probe-900`` are the same with other numbers of images and as many steps. *Other pictures*: protocol S for what the
-page concludes with, on seeds and test images that nothing was chosen on. Every cell has the same partition, first
-weights and order of images for its seed, but for what its name says; cells that note no ``secret`` (the first 137)
-had secrets of chance, and with them other ciphers and other starts of C and of a keyed F. A finished cell
-is one JSON in ``benchmarks/results/federation/``: config, accuracy of every client after every round, seconds, date,
-machine; for methods that release a generator also what is left of "image distribution sharing": how far G(x) is from
-scramble(x), and what a linear probe on G(x) can tell. A cell that is cut off goes on from its last finished round
-(``runs/federation/<cell>``). Cells run on one core each: start the command once per core, and they share the grid.
+page concludes with, on seeds and test images that nothing was chosen on. Protocol P (``mnist, paper``): the whole
+training set, all test images and 50 rounds, as in the paper; played on a GPU only.
+
+Every cell has the same partition, first weights and order of images for its seed, but for what its name says; cells
+that note no ``secret`` (the first 137) had secrets of chance, and with them other ciphers and other starts of C and of
+a keyed F. A finished cell is one JSON in ``benchmarks/results/federation/``: config, accuracy of every client after
+every round, seconds, date, machine; for methods that release a generator also what is left of "image distribution
+sharing": how far G(x) is from scramble(x), and what a linear probe on G(x) can tell. A cell that is cut off goes on
+from its last finished round (``runs/federation/<cell>``). Cells run on one core each: start the command once per core,
+and they share the grid.
 """
 
 from __future__ import annotations
@@ -87,6 +90,13 @@ OTHERS = {
 """Scored on a thousand test pictures that nothing was chosen on, with seeds that nothing was chosen on."""
 PROTOCOLS |= OTHERS
 
+PAPER = {
+    "mnist, paper": Protocol({"layout": "mnist", "per_client": 6000, "test": 10_000}, clients=10, rounds=50),
+    "cifar10, paper": Protocol({"layout": "cifar10", "per_client": 5000, "test": 10_000}, clients=10, rounds=50),
+}
+"""Protocol P: fifty times the steps of protocol S, which is work for a GPU; on a CPU these cells are left out."""
+PROTOCOLS |= PAPER
+
 RATE = {"options.ppidsg.generator_lr": 1e-3}
 """The repair that a probe found: five times the published learning rate of G and D."""
 
@@ -135,8 +145,16 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "1e-3, fresh Adam": {**RATE, "options.ppidsg.keep_adam": False},
     "1e-3, warm-up 3": {**RATE, "options.ppidsg.warmup": 3},
     "1e-3, proximal 0.01": {**RATE, "options.ppidsg.proximal": 0.01},
+    "1e-3, joint extractor, nothing shared": {
+        **RATE,
+        "options.ppidsg.extractor": "joint",
+        "options.ppidsg.share": [],
+    },
+    "repaired, kept head": {**RATE, "options.ppidsg.extractor": "fixed", "options.ppidsg.head": "kept"},
+    "repaired, no history": {**RATE, "options.ppidsg.extractor": "fixed", "options.ppidsg.history": 0},
+    "repaired, fresh Adam": {**RATE, "options.ppidsg.extractor": "fixed", "options.ppidsg.keep_adam": False},
 }
-"""Of *1e-3, own extractors*, one thing changed at a time."""
+"""Of *1e-3, own extractors*, and of *ppidsg, repaired*, one thing changed at a time."""
 OPTIONS = {
     name: changes if changes.get("options.ppidsg.extractor", "joint") != "joint" else {**OWN, **changes}
     for name, changes in OPTIONS.items()
@@ -295,6 +313,7 @@ def grid(seeds: int) -> list[Cell]:
     )
     fixed = dict(list(unlike.items())[:1])
     of_size = {name: CORE[name] for name in ("none", "local", "ppidsg, repaired")}
+    of_paper = ("none", "local", "ppidsg", "ppidsg, repaired")
     cells = []
     for seed in range(seeds):
         for partition in ("iid", "dirichlet"):
@@ -305,6 +324,7 @@ def grid(seeds: int) -> list[Cell]:
                 rows += [("mnist", fixed), ("cifar10", fixed)]
                 rows += [("probe", halved), ("mnist", halved), ("cifar10", halved)]
                 rows += [(size, of_size) for size in SIZES]
+                rows += [(large, {name: CORE[name] for name in of_paper}) for large in PAPER]
             else:
                 rows += [("mnist", unlike), ("cifar10", unlike)]
             rows += [("mnist", DEFENCES), ("cifar10", DEFENCES)]
@@ -571,14 +591,15 @@ def main() -> None:
     cells = [cell for cell in grid(args.seeds) if args.only in cell.key]
     if not args.print and args.data is not None:
         torch.set_num_threads(1)
+        device = choose_device(args.device)
         until = time.monotonic() + 60 * args.budget
         for cell in cells:
             path = args.results / f"{cell.key}.json"
-            if path.exists() or time.monotonic() > until:
+            if path.exists() or time.monotonic() > until or (cell.data in PAPER and device.type == "cpu"):
                 continue
             say(f"[bold]{cell.key}[/bold]")
             try:
-                found = play_cell(cell, args.data, choose_device(args.device))
+                found = play_cell(cell, args.data, device)
             except RunError as problem:
                 # Another process plays this cell.
                 say(str(problem))
