@@ -226,7 +226,8 @@ def test_what_a_run_starts_from_is_public_whatever_was_recorded(learned_by_heart
         line = next(line for line in attack.findings(scene) if line.rung == REAL)
         found.append(line)
         # The start knows nobody; the last broadcast, taken for it, would know everybody.
-        assert line.low > line.negative_control
+        assert line.low > line.chance
+        assert line.value > line.negative_control
     assert found[0].value == pytest.approx(found[1].value)
     assert found[0].negative_control == pytest.approx(found[1].negative_control)
 

@@ -44,7 +44,11 @@ def test_a_table_has_intervals_over_people_and_what_leaks(tmp_path):
     finding = {"attack": "owner of a person", "rung": "as it was", "value": 70.0, "low": 50.0, "chance": 25.0}
     finding |= {"positive_control": 60.0, "negative_control": 20.0, "high": 90.0, "metric": "named", "unit": "%"}
     finding |= {"threat_model": "the server", "method": "m", "dataset": "d", "seed": 0, "n": 24}
-    for name, findings in (("none", [finding]), ("local", []), ("hallucinator", [finding | {"low": 20.0}])):
+    for name, findings in (
+        ("none", [finding]),
+        ("local", []),
+        ("hallucinator", [finding | {"value": 55.0, "low": 20.0}]),
+    ):
         (audits / f"ytf68-{name}-s0.json").write_text(json.dumps({"findings": findings}))
     (table,) = grid.tables(cells, results, audits)
     title, _, head, _, *lines = table.split("\n")

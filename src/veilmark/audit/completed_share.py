@@ -22,7 +22,7 @@ from torch.nn.functional import cross_entropy
 from veilmark.audit.answers import logits_of
 from veilmark.audit.attack import REAL, Finding, Scene
 from veilmark.audit.membership import MembershipAttack, Scores, confidence
-from veilmark.audit.record import Record, ThreatModel, finished_share, in_noise, not_released
+from veilmark.audit.record import Record, ThreatModel, finished_share, not_released
 from veilmark.federation.engine import side_by_side
 from veilmark.federation.methods.method import Secrets
 from veilmark.federation.methods.ppidsg import PPIDSGOptions, cipher_of, generator_of
@@ -103,7 +103,7 @@ class MembershipBehindShare(MembershipAttack):
         said, (known, unknown, *before) = self.run(scene, own, [learned, rest, *asked])
         overfit = self._overfit(scene, start, learned)
         # An end of noise, with other first weights in front or behind, knows nobody.
-        vain = finished_share(in_noise(scene.record, scene.seed))
+        vain = _noise_end(scene)
         knows, again = self._certainties(scene, own, [(overfit, 1, [learned, rest]), (vain, 2, asked)])
         rung = f"a share that knows {len(learned)} public pictures by heart"
         found = self._scored(scene, rung, [(knows[0] - known, knows[1] - unknown)], [(learned.targets, rest.targets)])
@@ -176,6 +176,20 @@ class MembershipBehindShare(MembershipAttack):
             learning = [parameter for parameter in whole.parameters() if all(parameter is not some for some in missing)]
         _learn(scene, whole, learning, to_unit(learned.inputs), learned.targets, steps, 3)
         return share | {name: value.cpu() for name, value in travels.state_dict().items() if name in share}
+
+
+def _noise_end(scene: Scene) -> Tensors:
+    """What the run started from, changed by noise as large as what the run made of it, tensor by tensor.
+
+    Noise in place of the last messages would not do: what was broadcast before them knows members already.
+    """
+    generator = torch.Generator().manual_seed(int(rng_for(scene.seed, 97).integers(2**31)))
+    end, made = finished_share(scene.record), dict(scene.record.start)
+    for name, value in made.items():
+        if name in end and value.is_floating_point():
+            spread = (end[name] - value).square().mean().sqrt()
+            made[name] = value + spread * torch.randn(value.shape, generator=generator)
+    return made
 
 
 class MembershipByClient(MembershipBehindShare):

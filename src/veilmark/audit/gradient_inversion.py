@@ -80,8 +80,15 @@ def sgd_gradient(
         after: Weights that came back.
         lr: Learning rate of the step.
         weight_decay: SGD's.
+
+    Returns:
+        By name; 0 where nothing moved, which was not sent: where a client sends all, decay moves everything.
     """
-    return {name: (before[name] - after[name]) / lr - weight_decay * before[name] for name in after}
+    moved = {name: before[name] - after[name] for name in after}
+    return {
+        name: torch.where(moved[name] == 0, moved[name], moved[name] / lr - weight_decay * before[name])
+        for name in after
+    }
 
 
 @dataclass(frozen=True, eq=False)
