@@ -49,7 +49,7 @@ def test_a_share_that_knows_pictures_gives_them_away(tmp_path, share):
     assert real.positive_control == control.value
     # The attacker's own eight pictures are not asked about.
     assert real.n == 8
-    # An end of noise knows nobody: 8 members, so anything about a half, but not a half by ties.
+    # The start, or an end of noise, knows nobody: 8 members, so anything about a half, but not a half by ties.
     assert 20 < real.negative_control < 80
     assert real.negative_control != 50
     assert real.threat_model == "curious client"

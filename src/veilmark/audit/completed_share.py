@@ -102,8 +102,10 @@ class MembershipBehindShare(MembershipAttack):
         asked = [*members, strangers]
         said, (known, unknown, *before) = self.run(scene, own, [learned, rest, *asked])
         overfit = self._overfit(scene, start, learned)
-        # An end of noise, with other first weights in front or behind, knows nobody.
-        vain = _noise_end(scene)
+        # The start once more, with other first weights in front or behind, knows nobody. Where nothing is learned it
+        # would be the same once more, and all of it a tie: there it is an end of noise.
+        learns = bool(_generator_options(scene.record)) or bool(_classifier(scene, start, 2)[1])
+        vain = start if learns else _noise_end(scene)
         knows, again = self._certainties(scene, own, [(overfit, 1, [learned, rest]), (vain, 2, asked)])
         rung = f"a share that knows {len(learned)} public pictures by heart"
         found = self._scored(scene, rung, [(knows[0] - known, knows[1] - unknown)], [(learned.targets, rest.targets)])
