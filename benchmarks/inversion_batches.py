@@ -35,7 +35,7 @@ from veilmark.audit import feature_inversion, inversion_ladder
 from veilmark.audit.attack import Scene, Truth, mean_interval
 from veilmark.audit.feature_inversion import PicturesFromHead
 from veilmark.audit.gradient_inversion import Likeness, likeness, psnr
-from veilmark.audit.inversion_ladder import InversionOfClassifier
+from veilmark.audit.inversion_ladder import CLIENTS, InversionOfClassifier
 from veilmark.audit.record import read_record
 from veilmark.federation.config import FederationConfig
 from veilmark.federation.runs import run_federation
@@ -135,7 +135,7 @@ def attacked(config: FederationConfig, folder: Path | None) -> dict[str, list[tu
         for client, own in enumerate(owners)
     }
     searched, decoded = [], []
-    for client, made in InversionOfClassifier().run(scene, record).items():
+    for client, made in InversionOfClassifier().run(scene, record, CLIENTS).items():
         said = likeness(made, stepped[client], strangers)
         searched.append((stepped[client], made[said.order], said))
     decoder = PicturesFromHead()

@@ -46,6 +46,7 @@ def quick(monkeypatch):
         "CONTROL_STEPS": 1,
         "REHEARSED": 1,
         "CLIENTS": 1,
+        "NOISES": 1,
     }
     for name, value in counts.items():
         monkeypatch.setattr(inversion_ladder, name, value)
@@ -149,7 +150,7 @@ def test_the_rungs_of_a_pruned_classifier_are_pruned_and_so_is_their_noise(scene
 def test_a_part_of_a_classifier_is_enough(scene_of, quick):
     scene = scene_of("none", share=["extractor"])
     assert InversionOfClassifier().obstacle(scene.record) is None
-    made = InversionOfClassifier().run(scene, scene.record)
+    made = InversionOfClassifier().run(scene, scene.record, 1)
     assert {client: tuple(some.shape) for client, some in made.items()} == {0: (8, 1, 28, 28)}
 
 

@@ -51,6 +51,8 @@ REHEARSED = 4
 """Single pictures on a rung of one picture."""
 CLIENTS = 4
 """Messages of the first recorded round that are attacked, at most: of two there is hardly an interval."""
+NOISES = 2
+"""Of those, how many have noise in their place: a mean is asked for, and no interval."""
 STRANGERS = 200
 """Public pictures whose nearest one is chance, and whose spread is where searches look."""
 _BATCH, _MOST = 4, 8
@@ -99,14 +101,14 @@ class _Ladder(Attack):
         return lines
 
     @abstractmethod
-    def run(self, scene: Scene, record: Record) -> dict[int, Tensor]:
+    def run(self, scene: Scene, record: Record, most: int) -> dict[int, Tensor]:
         """Pictures ``(n, c, s, s)`` by client, out of the first messages of a record: the run's, or noise for them."""
 
     def _messages(self, scene: Scene) -> list[Finding]:
         """Findings of the run's messages, then of noise in their place."""
         quiet = replace(scene, show=lambda rung, true, made: None)
-        in_vain = self._real(quiet, self.run(scene, in_noise(scene.record, scene.seed)))
-        return [*self._real(scene, self.run(scene, scene.record)), *in_vain]
+        in_vain = self._real(quiet, self.run(scene, in_noise(scene.record, scene.seed), NOISES))
+        return [*self._real(scene, self.run(scene, scene.record, CLIENTS)), *in_vain]
 
     def _real(self, scene: Scene, made: Mapping[int, Tensor]) -> list[Finding]:
         """Scores pictures that were made of messages: by client, the pair that is most alike."""
@@ -163,10 +165,10 @@ def _sent(scene: Scene, gradients: Iterable[Tensor]) -> list[Tensor]:
     return [scene.record.method.sent_of(some) for some in gradients]
 
 
-def _attacked(record: Record) -> tuple[RecordedRound, dict[int, Update]]:
+def _attacked(record: Record, most: int) -> tuple[RecordedRound, dict[int, Update]]:
     """The first recorded round, and the messages that are attacked."""
     first = record.rounds[0]
-    return first, dict(list(first.updates.items())[:CLIENTS])
+    return first, dict(list(first.updates.items())[:most])
 
 
 class InversionOfClassifier(_Ladder):
@@ -217,14 +219,14 @@ class InversionOfClassifier(_Ladder):
         ]
         return self._beside(found, self._control(scene), _in_order(torch.cat(blind), public[rows]))
 
-    def run(self, scene: Scene, record: Record) -> dict[int, Tensor]:
+    def run(self, scene: Scene, record: Record, most: int) -> dict[int, Tensor]:
         """Pictures ``(n, c, s, s)`` by client, of the first messages.
 
         What is taken for the gradient is the mean over the steps of the round; labels are read from the last layer's
         bias where it travels.
         """
         training, classes = record.config.training, len(record.task.classes)
-        first, updates = _attacked(record)
+        first, updates = _attacked(record, most)
         network = network_of(record, first.broadcast, scene.device)
         names = [name for name, _ in network.named_parameters() if name in record.declared.tensors]
         teller, share = LabelCounts(), rate(first.number - 1, record.config.rounds, training.decay_after)
@@ -316,10 +318,10 @@ class InversionOfGenerator(_Ladder):
         noise = _in_order(torch.cat(made[3]), public[rows])
         return self._beside([*found, *self._messages(scene)], (found[0].value, found[1].value), noise)
 
-    def run(self, scene: Scene, record: Record) -> dict[int, Tensor]:
+    def run(self, scene: Scene, record: Record, most: int) -> dict[int, Tensor]:
         """Pictures ``(n, c, s, s)`` by client, of the first messages: D, F, C, the key and labels are guessed."""
         classes = len(record.task.classes)
-        first, updates = _attacked(record)
+        first, updates = _attacked(record, most)
         gradient, tries = played_gradient(scene, 2), {}
         # In the order of the gradients; a message has its own.
         names = list(Generator(record.task.channels).state_dict())
