@@ -17,6 +17,7 @@ from veilmark.ppidsg.networks import (
     Discriminator,
     Extractor,
     Generator,
+    Halving,
     feature_count,
     start_from_secret,
 )
@@ -94,6 +95,15 @@ def test_the_extractor_reproduces_negative_values():
         loss.backward()
         optimizer.step()
     assert loss < 0.05
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 4), (1, 1, 2, 6), (2, 64, 28, 28)])
+def test_halving_is_max_pooling_whether_it_learns_or_is_asked(shape):
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    wanted = torch.nn.functional.max_pool2d(x, 2)
+    assert torch.equal(Halving()(x), wanted)
+    with torch.inference_mode():
+        assert torch.equal(Halving()(x), wanted)
 
 
 def test_a_start_from_a_secret_is_the_same_everywhere_and_open_to_nobody_else():
