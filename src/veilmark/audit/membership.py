@@ -22,6 +22,7 @@ from torch.nn.functional import cross_entropy
 from veilmark.audit.answers import logits_of
 from veilmark.audit.attack import REAL, Attack, Finding, Scene
 from veilmark.audit.record import Record, ThreatModel, network_of
+from veilmark.federation.engine import side_by_side
 from veilmark.federation.tasks.task import Data
 from veilmark.ppidsg.client_training import to_unit
 
@@ -365,17 +366,19 @@ class MembershipByLoss(MembershipAttack):
         rung = f"trained on {learned} pictures until it knows them"
         halves = [(scores[:learned], scores[learned:])], [(labels[:learned], labels[learned:])]
         overfit = self._scored(scene, rung, *halves)
-        real: list[tuple[Scores, Scores]] = []
-        untrained: list[tuple[Scores, Scores]] = []
-        classes: list[tuple[Tensor, Tensor]] = []
+        clients = list(record.rounds[-1].updates)
+        owned = [scene.truth.owners[client] for client in clients]
+        classes = [(own.targets, strangers.targets) for own in owned]
         at_start = _losses(start, strangers)
-        for client in record.rounds[-1].updates:
+        untrained = [(_losses(start, own), at_start) for own in owned]
+
+        def asked(client: int) -> tuple[Scores, Scores]:
             own = scene.truth.owners[client]
             members, others = (self.run(record, client, some, scene.device) for some in (own, strangers))
-            real.append((members, others))
-            untrained.append((_losses(start, own), at_start))
-            classes.append((own.targets, strangers.targets))
             scene.advance()
+            return members, others
+
+        real = [scores for _, scores in side_by_side(clients, asked, scene.device)]
         found = overfit + self._scored(scene, REAL, real, classes, common=True)
         return self._controlled(found, self._scored(scene, REAL, untrained, classes, common=True))
 

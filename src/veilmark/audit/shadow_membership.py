@@ -9,11 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from veilmark.audit.answers import logits_of
 from veilmark.audit.attack import REAL, Finding, Scene
 from veilmark.audit.membership import MembershipAttack, Scores, attack_network, confidence, lira
-from veilmark.audit.record import network_of
-from veilmark.audit.shadows import Questions, Shadows, questions, shadows_of
+from veilmark.audit.shadows import Questions, Shadows, answers_of, questions, shadows_of
 from veilmark.run.seeds import rng_for
 
 MOST_ANSWERS = 1000
@@ -62,10 +60,9 @@ class MembershipByShadows(MembershipAttack):
         """
         record = scene.record
         # All clients' messages at once, and the untrained start: one attack network serves all.
-        answers = [logits_of(network_of(record, record.start, scene.device), asked.pool.inputs)]
-        for update in record.rounds[-1].updates.values():
-            answers.append(logits_of(network_of(record, update.tensors, scene.device), asked.pool.inputs))
-            scene.advance()
+        sent = [record.start, *(update.tensors for update in record.rounds[-1].updates.values())]
+        answers = answers_of(scene, sent, asked.pool.inputs)
+        scene.advance()
         everyone = np.arange(len(shadows.group))
         start, *given = self.scores(shadows, everyone, torch.stack(answers), asked.pool.targets, scene.seed)
         return start, dict(zip(record.rounds[-1].updates, given, strict=True))

@@ -153,17 +153,20 @@ def _by_heart(scene: Scene, public: Data) -> Shadows:
     for number in range(0, BY_HEART, 2):
         learned[number, rng_for(scene.seed, 52, number // 2).permutation(len(few))[: len(few) // 2]] = True
         learned[number + 1] = ~learned[number]
-    said = []
-    for row in learned:
-        data = _taken(few, np.flatnonzero(row)).to(scene.device)
+
+    def one(place: int) -> Tensor:
+        data = _taken(few, np.flatnonzero(learned[place])).to(scene.device)
         network = network_of(scene.record, scene.record.start, scene.device)
         optimizer = torch.optim.Adam(network.parameters(), 1e-3)
         for _ in range(KNOWN_STEPS):
             optimizer.zero_grad(set_to_none=True)
             class_loss(network(to_unit(data.inputs)), data.targets).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-        said.append(logits_of(network, few.inputs))
+        answers = logits_of(network, few.inputs)
         scene.advance()
+        return answers
+
+    said = [answers for _, answers in side_by_side(range(BY_HEART), one, scene.device)]
     everyone = np.arange(BY_HEART)
     return Shadows(learned, ~learned, everyone // 2, everyone, torch.stack(said))
 
@@ -184,9 +187,7 @@ def _played(scene: Scene, asked: Questions, federations: int) -> Shadows:
             learned[number, client, share] = True
             public = _taken(asked.public, more[: max(0, asked.examples - len(share))])
             owners.append(_joined([_taken(asked.pool, share), public]))
-        for sent in federation_of(scene, owners, number):
-            network = network_of(scene.record, sent, scene.device)
-            said.append(logits_of(network, asked.pool.inputs))
+        said += answers_of(scene, federation_of(scene, owners, number), asked.pool.inputs)
     unseen = np.broadcast_to(~learned.any(axis=1, keepdims=True), learned.shape)
     group = np.arange(federations).repeat(clients) // PARTS
     first = np.arange(0, federations * clients, clients)
@@ -233,6 +234,15 @@ def federation_of(scene: Scene, owners: Sequence[Data], number: int, seed: int |
         server.combine(updates)
         scene.advance()
     return sent
+
+
+def answers_of(scene: Scene, sent: Sequence[Tensors], inputs: Tensor) -> list[Tensor]:
+    """Logits ``(n, k)`` of pictures ``(n, c, s, s)`` uint8, of each of some networks' weights."""
+
+    def one(place: int) -> Tensor:
+        return logits_of(network_of(scene.record, sent[place], scene.device), inputs)
+
+    return [answers for _, answers in side_by_side(range(len(sent)), one, scene.device)]
 
 
 def _joined(parts: Sequence[Data]) -> Data:
