@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
 from veilmark.audit.attack import mean_interval
-from veilmark.audit.label_inference import (
+from veilmark.audit.class_counts import (
     Counts,
     LastLayerSolver,
     apportioned,

@@ -7,8 +7,8 @@ import torch
 from tiny_federations import config, play
 from veilmark.audit import class_mix
 from veilmark.audit.audits import ATTACKS, audit_run
+from veilmark.audit.class_counts import label_score, prior_counts
 from veilmark.audit.class_mix import ClassMix, MixRegression, reading
-from veilmark.audit.label_inference import label_score, prior_counts
 
 
 def test_a_class_that_moved_stands_out():

@@ -11,11 +11,9 @@ from torch.nn.functional import cross_entropy
 from tiny_federations import config, play
 from veilmark.audit.attack import REAL, Scene
 from veilmark.audit.audits import _truth
-from veilmark.audit.label_inference import (
-    LabelCounts,
+from veilmark.audit.class_counts import (
     LastLayerSolver,
     apportioned,
-    counts_behind,
     counts_from_bias,
     counts_from_weights,
     label_score,
@@ -23,6 +21,7 @@ from veilmark.audit.label_inference import (
     prior_counts,
     sign_rule,
 )
+from veilmark.audit.label_inference import LabelCounts, counts_behind
 from veilmark.audit.record import read_record
 
 ACTIVATIONS = {"sigmoid": nn.Sigmoid, "relu": nn.ReLU, "leaky relu": nn.LeakyReLU, "tanh": nn.Tanh}

@@ -22,17 +22,9 @@ from sklearn.model_selection import GroupKFold
 from torch import Tensor
 
 from veilmark.audit.attack import REAL, Attack, Finding, Scene, with_controls
+from veilmark.audit.class_counts import SCORES, Counts, LabelScore, apportioned, label_score, prior_counts
 from veilmark.audit.generator_attacks import generator_in
-from veilmark.audit.label_inference import (
-    SCORES,
-    Counts,
-    LabelScore,
-    apportioned,
-    counted,
-    counts_behind,
-    label_score,
-    prior_counts,
-)
+from veilmark.audit.label_inference import counted, counts_behind
 from veilmark.audit.record import Record, ThreatModel, in_noise
 from veilmark.federation.engine import side_by_side
 from veilmark.federation.methods.ppidsg import PPIDSGOptions, cipher_of, generator_of

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from veilmark.audit.attack import REAL, Attack, Finding, Scene, control_where, with_controls
+from veilmark.audit.class_counts import apportioned, prior_counts, sign_rule
 from veilmark.audit.gradient_inversion import (
     GradientOf,
     Likeness,
@@ -27,7 +28,7 @@ from veilmark.audit.gradient_inversion import (
     ssim,
 )
 from veilmark.audit.inversion_search import SmallSigmoidNetwork, compact_gradient, search
-from veilmark.audit.label_inference import LabelCounts, apportioned, prior_counts, sign_rule
+from veilmark.audit.label_inference import LabelCounts
 from veilmark.audit.own_step import OWN_STEP, is_plain, own_step
 from veilmark.audit.played_client import played_gradient, played_steps
 from veilmark.audit.record import Record, RecordedRound, ThreatModel, in_noise, network_of
