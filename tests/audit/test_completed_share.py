@@ -36,9 +36,11 @@ def scene_of(path, strangers=None, **changes):
 
 
 @pytest.mark.parametrize("share", SHARES)
-def test_a_share_that_knows_pictures_gives_them_away(tmp_path, share):
-    # To ask a generator about a thousand strangers takes most of a minute.
+def test_a_share_that_knows_pictures_gives_them_away(tmp_path, share, monkeypatch):
+    # To ask a generator about a thousand strangers takes most of a minute, and so does a whole extractor's training.
     few = 100 if share == "ppidsg" else None
+    if share == "C only":
+        monkeypatch.setattr(completed_share, "STEPS", 20)
     scene = scene_of(tmp_path / "run", few, **SHARES[share])
     found = MembershipByClient().findings(scene)
     areas = [line for line in found if line.metric == "area under the curve"]
@@ -58,7 +60,9 @@ def test_a_share_that_knows_pictures_gives_them_away(tmp_path, share):
 
 
 @pytest.mark.parametrize("share", ["F only", "C only", "ppidsg"])
-def test_a_server_learns_what_is_missing_in_public(tmp_path, share):
+def test_a_server_learns_what_is_missing_in_public(tmp_path, share, monkeypatch):
+    if share == "C only":
+        monkeypatch.setattr(completed_share, "STEPS", 20)
     scene = scene_of(tmp_path / "run", 100, **SHARES[share], data__test=120)
     # No secret is read: there is none.
     found = MembershipByServer().findings(replace(scene, truth=replace(scene.truth, first=None)))
