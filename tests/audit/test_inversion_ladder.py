@@ -7,9 +7,9 @@ from torch.nn.functional import one_hot
 from tiny_federations import config, play
 from veilmark.audit import inversion_ladder
 from veilmark.audit.attack import REAL, Scene, Truth
-from veilmark.audit.gradient_inversion import classifier_gradient, cosine_distance, psnr
+from veilmark.audit.gradient_inversion import classifier_gradient, cosine_distance, psnr, sgd_gradient
 from veilmark.audit.inversion_ladder import InversionOfClassifier, InversionOfGenerator
-from veilmark.audit.inversion_search import SmallSigmoidNetwork, compact_gradient, scrambled, search
+from veilmark.audit.inversion_search import SmallSigmoidNetwork, compact_gradient, scrambled, search, stepped_gradient
 from veilmark.audit.played_client import played_gradient, played_steps
 from veilmark.audit.record import network_of, read_record
 from veilmark.federation.tasks.classify import load_classify
@@ -17,6 +17,7 @@ from veilmark.ppidsg.cipher import Cipher
 from veilmark.ppidsg.client_training import to_unit
 from veilmark.ppidsg.losses import class_loss
 from veilmark.ppidsg.secret import SECRET_BYTES, Secret
+from veilmark.run.local_training import sgd_weight
 
 
 @pytest.fixture(scope="module")
@@ -120,13 +121,37 @@ def test_the_control_must_succeed(scene_of, monkeypatch):
     assert 80 < alike <= 100
 
 
+def test_a_search_plays_the_steps_that_a_client_takes(scene_of):
+    scene = scene_of("none")
+    record, few = scene.record, scene.public
+    first = record.rounds[0].broadcast
+    network = network_of(record, first)
+    training = record.config.training.model_copy(update={"batch": 2, "weight_decay": 0.01})
+    optimizer = torch.optim.SGD(network.parameters(), training.lr, training.momentum, weight_decay=0.01)
+    for rows in (slice(0, 2), slice(2, 4)):
+        optimizer.zero_grad()
+        class_loss(network(to_unit(few.inputs[rows])), few.targets[rows]).backward()
+        optimizer.step()
+    scale = training.lr * sgd_weight(2, training.momentum)
+    wanted = sgd_gradient(first, dict(network.named_parameters()), scale, 0.01)
+    names = ["extractor.0.weight", "classifier.layers.5.bias"]
+    gradient = stepped_gradient(network_of(record, first), names, training, training.lr)
+    x = to_unit(few.inputs[:4]).requires_grad_()
+    made = gradient(x, one_hot(few.targets[:4], 10).float())
+    for name, some in zip(names, made, strict=True):
+        torch.testing.assert_close(some, wanted[name], rtol=1e-3, atol=1e-4)
+    # Both steps' pictures are behind it.
+    (slope,) = torch.autograd.grad(made[0].square().sum(), x)
+    assert bool((slope.flatten(1).abs().sum(dim=1) > 0).all())
+
+
 def test_rungs_of_a_classifier(scene_of, quick):
     scene = scene_of("none")
     found = InversionOfClassifier().findings(scene)
-    assert [some.rung[:12] for some in found] == 2 * ["one picture,", "four picture", REAL]
-    assert [some.n for some in found] == 2 * [1, 4, 1]
-    assert [some.unit for some in found] == 3 * ["dB"] + 3 * ["%"]
-    assert {some.positive_control for some in found[3:]} == {InversionOfClassifier()._control(scene)[1]}
+    assert [some.rung[:12] for some in found] == 2 * ["one picture,", "four picture", "four picture", REAL]
+    assert [some.n for some in found] == 2 * [1, 4, 4, 1]
+    assert [some.unit for some in found] == 4 * ["dB"] + 4 * ["%"]
+    assert {some.positive_control for some in found[4:]} == {InversionOfClassifier()._control(scene)[1]}
     assert all(some.low <= some.value <= some.high for some in found)
 
 

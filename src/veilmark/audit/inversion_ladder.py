@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 
 from veilmark.audit.attack import REAL, Attack, Finding, Scene, control_where, with_controls
 from veilmark.audit.class_counts import apportioned, prior_counts, sign_rule
@@ -27,7 +28,7 @@ from veilmark.audit.gradient_inversion import (
     sgd_gradient,
     ssim,
 )
-from veilmark.audit.inversion_search import SmallSigmoidNetwork, compact_gradient, search
+from veilmark.audit.inversion_search import SmallSigmoidNetwork, compact_gradient, search, stepped_gradient
 from veilmark.audit.label_inference import LabelCounts
 from veilmark.audit.own_step import OWN_STEP, is_plain, own_step
 from veilmark.audit.played_client import played_gradient, played_steps
@@ -187,7 +188,7 @@ class InversionOfClassifier(_Ladder):
         return f"{names[0]} does not travel, nor does anything else of the classifier"
 
     def findings(self, scene: Scene) -> list[Finding]:
-        """One picture, by the method's own client too, four pictures, the run; a small smooth network for a control."""
+        """One picture, by the method's own client too, four in one step and in two, the run; a small smooth control."""
         record, public, targets = scene.record, to_unit(scene.public.inputs), scene.public.targets
         network = network_of(record, record.rounds[0].broadcast, scene.device)
         named = {name: some for name, some in network.named_parameters() if name in record.declared.tensors}
@@ -205,17 +206,22 @@ class InversionOfClassifier(_Ladder):
         seen = _sent(scene, _gradient(scene, network, few, named.values()))
         tries["several"] = [(dict(zip(named, seen, strict=True)), few, 0)]
         every = [some for kind in tries.values() for some in kind]
+        in_steps, stepped = self._in_steps(scene, network, list(named), few)
 
         def searched(place: int) -> Tensor:
+            if place == len(every):
+                return self._searched(scene, in_steps, stepped, targets[few], STEPS, 0)
             gradients, pictured, number = every[place]
             return self._of_network(scene, network, gradients, targets[pictured], number)
 
-        pictures = iter([found for _, found in side_by_side(range(len(every)), searched, scene.device)])
+        pictures = iter([found for _, found in side_by_side(range(len(every) + 1), searched, scene.device)])
         single, blind, owned, (several,) = ([next(pictures) for _ in kind] for kind in tries.values())
+        two_steps = "four pictures, two steps of SGD of two each, everything known"
         found = [
             *self._rehearsed(scene, "one picture, one step of SGD, everything known", public[rows], torch.cat(single)),
             *(self._rehearsed(scene, OWN_STEP, public[rows], torch.cat(owned)) if owned else []),
             *self._rehearsed(scene, "four pictures, one step of SGD, everything known", public[few], several),
+            *self._rehearsed(scene, two_steps, public[few], next(pictures)),
             *self._messages(scene),
         ]
         return self._beside(found, self._control(scene), _in_order(torch.cat(blind), public[rows]))
@@ -251,6 +257,18 @@ class InversionOfClassifier(_Ladder):
             return self._of_network(scene, network, *messages[client], client)
 
         return dict(side_by_side(list(messages), searched, scene.device))
+
+    def _in_steps(
+        self, scene: Scene, network: ClassifierNetwork, names: Sequence[str], rows: Sequence[int]
+    ) -> tuple[GradientOf, list[Tensor]]:
+        """What two steps on public pictures give away: what makes it, for a search to play, and what the server has."""
+        training, number = scene.record.config.training, scene.record.rounds[0].number - 1
+        lr = training.lr * rate(number, scene.record.config.rounds, training.decay_after)
+        halves = training.model_copy(update={"batch": -(-len(rows) // 2)})
+        gradient = stepped_gradient(network, names, halves, lr)
+        x, labels = (some[rows].to(scene.device) for some in (scene.public.inputs, scene.public.targets))
+        hard = one_hot(labels, len(scene.record.task.classes)).float()
+        return gradient, _sent(scene, [some.detach() for some in gradient(to_unit(x), hard)])
 
     def _of_network(
         self, scene: Scene, network: ClassifierNetwork, seen: Mapping[str, Tensor], labels: Tensor, number: int
@@ -294,7 +312,7 @@ class InversionOfGenerator(_Ladder):
         tries: list[tuple[GradientOf, Sequence[Tensor], int]] = []
         for row in rows:
             x, labels = public[row : row + 1].to(scene.device), targets[row : row + 1]
-            hard = torch.nn.functional.one_hot(labels, len(record.task.classes)).float().to(scene.device)
+            hard = one_hot(labels, len(record.task.classes)).float().to(scene.device)
             seen = list(known(x, hard))
             tries += [(known, seen, row), (guessed, seen, row), (known, played_steps(scene, row), row)]
             tries.append((known, noise_like(seen, scene.seed + row), row))

@@ -9,11 +9,13 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from veilmark.audit.gradient_inversion import GradientOf, cosine_inversion
 from veilmark.federation.tasks.classify import ClassifierNetwork
 from veilmark.ppidsg.cipher import Table
+from veilmark.run.local_training import Training, sgd_weight
 
 REACH = 2.0
 """Standard deviations that a search goes from the mean in each direction."""
@@ -87,6 +89,37 @@ def compact_gradient(network: ClassifierNetwork, seen: Mapping[str, Tensor]) -> 
             along = seen[f"{name}.weight"].norm()
             aim.append(torch.stack([along, torch.zeros_like(along)]))
     return gradient, aim
+
+
+def stepped_gradient(network: ClassifierNetwork, names: Sequence[str], training: Training, lr: float) -> GradientOf:
+    """What a round of several steps of SGD gives away, with its graph through all of them: a client played by a search.
+
+    Args:
+        network: The classifier that was broadcast.
+        names: Of the tensors that travel.
+        training: Momentum and weight decay; ``batch`` pictures are a step, in their order.
+        lr: The learning rate.
+
+    Returns:
+        What makes, of pictures and class probabilities, the change of those tensors in units of one gradient, as
+        :func:`veilmark.audit.gradient_inversion.sgd_gradient` takes it from a message.
+    """
+    start: dict[str, Tensor] = dict(network.named_parameters())
+
+    def gradient(pictures: Tensor, probabilities: Tensor) -> Sequence[Tensor]:
+        weights = start
+        velocity = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+        batches = list(zip(pictures.split(training.batch), probabilities.split(training.batch), strict=True))
+        for x, said in batches:
+            loss = cross_entropy(functional_call(network, weights, (x,)), said)
+            slopes = torch.autograd.grad(loss, list(weights.values()), create_graph=True)
+            for (name, weight), slope in zip(weights.items(), slopes, strict=True):
+                velocity[name] = training.momentum * velocity[name] + slope + training.weight_decay * weight
+            weights = {name: weight - lr * velocity[name] for name, weight in weights.items()}
+        scale = lr * sgd_weight(len(batches), training.momentum)
+        return [(start[name] - weights[name]) / scale - training.weight_decay * start[name] for name in names]
+
+    return gradient
 
 
 def _along_and_across(slope: Tensor, entered: Tensor, seen: Tensor) -> Tensor:
