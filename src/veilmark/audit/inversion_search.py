@@ -109,7 +109,9 @@ def stepped_gradient(network: ClassifierNetwork, names: Sequence[str], training:
     def gradient(pictures: Tensor, probabilities: Tensor) -> Sequence[Tensor]:
         weights = start
         velocity = {name: torch.zeros_like(weight) for name, weight in weights.items()}
-        batches = list(zip(pictures.split(training.batch), probabilities.split(training.batch), strict=True))
+        batches = list(
+            zip(torch.split(pictures, training.batch), torch.split(probabilities, training.batch), strict=True)
+        )
         for x, said in batches:
             loss = cross_entropy(functional_call(network, weights, (x,)), said)
             slopes = torch.autograd.grad(loss, list(weights.values()), create_graph=True)
