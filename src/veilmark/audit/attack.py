@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.stats import binomtest
 from scipy.stats import t as student
 from torch import Tensor
@@ -17,6 +18,7 @@ from veilmark.audit.record import Record, ThreatModel
 from veilmark.federation.methods.method import Secrets
 from veilmark.federation.tasks.task import Data
 from veilmark.ppidsg.cipher import Table
+from veilmark.run.local_training import batches
 
 REAL = "as it was"
 """The rung of the run itself; all others are rehearsals in which the attacker has more."""
@@ -163,6 +165,20 @@ def with_controls(findings: Sequence[Finding], positive: float, negative: float)
 def control_where(findings: Sequence[Finding], rung: str, negative: float) -> list[Finding]:
     """The findings; on one rung, what the attack gets from noise is that rung's own."""
     return [replace(found, negative_control=negative) if found.rung == rung else found for found in findings]
+
+
+def rows_behind(scene: Scene, number: int, client: int) -> NDArray[np.int64]:
+    """The truth: rows of the client's pictures in its steps, in their order, each as often as it was in one.
+
+    Args:
+        scene: Its truth is read.
+        number: Of the round, from 1.
+        client: Who sent the message.
+    """
+    config = scene.record.config
+    steps = batches(len(scene.truth.owners[client]), config.training, config.seed, client, number - 1)
+    rows: NDArray[np.int64] = torch.cat(steps).numpy()
+    return rows
 
 
 def by_client(found: Mapping[tuple[int, int], float]) -> list[float]:

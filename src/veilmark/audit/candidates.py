@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from veilmark.audit.attack import REAL, Attack, Finding, Scene, control_where, with_controls
+from veilmark.audit.attack import REAL, Attack, Finding, Scene, control_where, rows_behind, with_controls
 from veilmark.audit.gradient_inversion import GradientOf, cosine_distance, noise_like
 from veilmark.audit.membership import alike, drawn_interval, resampled_area
 from veilmark.audit.played_client import played_gradient, played_steps
@@ -25,7 +25,6 @@ from veilmark.federation.methods.ppidsg import PPIDSGOptions
 from veilmark.federation.tasks.task import Data
 from veilmark.ppidsg.client_training import to_unit
 from veilmark.ppidsg.networks import Generator
-from veilmark.run.local_training import batches
 from veilmark.run.seeds import rng_for
 
 CASES = 10
@@ -176,7 +175,7 @@ class CandidatesOfGenerator(Attack):
         asked = 0
         for place, client in enumerate(clients):
             owner = scene.truth.owners[client]
-            behind = _behind(scene.record, client, len(owner))
+            behind = np.unique(rows_behind(scene, scene.record.rounds[0].number, client))
             members = _rows(owner, rng_for(scene.seed, 74, 1 + client).permutation(behind)[:ASKED])
             said = self.run(scene, records, guesses, members)
             compared = alike(members.targets.numpy(), strangers.targets.numpy())
@@ -186,13 +185,6 @@ class CandidatesOfGenerator(Attack):
                 row = place + number * len(clients)
                 found.append(100 * resampled_area(said[row], of_strangers[row], mine, drawn, compared))
         return asked, areas[0], areas[1]
-
-
-def _behind(record: Record, client: int, examples: int) -> NDArray[np.int64]:
-    """Rows of the client's pictures that were in a step of the first recorded round."""
-    config = record.config
-    steps = batches(examples, config.training, config.seed, client, record.rounds[0].number - 1)
-    return np.unique(torch.cat(steps).numpy())
 
 
 def _gradient(scene: Scene, gradient: GradientOf, data: Data, rows: Sequence[int]) -> list[Tensor]:

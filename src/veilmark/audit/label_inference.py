@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from veilmark.audit.answers import logits_of
-from veilmark.audit.attack import REAL, Attack, Finding, Scene, by_client, control_where, with_controls
+from veilmark.audit.attack import REAL, Attack, Finding, Scene, by_client, control_where, rows_behind, with_controls
 from veilmark.audit.class_counts import (
     SCORES,
     Counts,
@@ -27,7 +27,7 @@ from veilmark.audit.record import Record, ThreatModel, in_noise, network_of
 from veilmark.federation.tasks.classify import ClassifierNetwork
 from veilmark.federation.tasks.task import Data
 from veilmark.ppidsg.client_training import to_unit
-from veilmark.run.local_training import Training, batches, rate, sgd_weight
+from veilmark.run.local_training import Training, rate, sgd_weight
 from veilmark.run.seeds import rng_for
 
 
@@ -44,10 +44,10 @@ def counts_behind(scene: Scene, number: int, client: int) -> Counts:
         number: Of the round, from 1.
         client: Who sent the message.
     """
-    config, owner = scene.record.config, scene.truth.owners[client]
-    rows = torch.cat(batches(len(owner), config.training, config.seed, client, number - 1))
+    owner = scene.truth.owners[client]
+    rows = torch.from_numpy(rows_behind(scene, number, client))
     seen = np.bincount(owner.targets[rows].numpy(), minlength=len(scene.record.task.classes))
-    return apportioned(torch.from_numpy(seen), counted(config.training, len(owner)))
+    return apportioned(torch.from_numpy(seen), counted(scene.record.config.training, len(owner)))
 
 
 REHEARSED = 5
