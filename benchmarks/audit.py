@@ -34,7 +34,7 @@ import torch
 from veilmark.audit.audits import ATTACKS, FACE_ATTACKS, audit_run
 from veilmark.federation.config import FederationConfig, federation_from
 from veilmark.federation.runs import run_federation
-from veilmark.report.audit import AuditFinding, beyond_chance, verdict
+from veilmark.report.verdicts import AuditFinding, beyond_chance, verdict
 from veilmark.run.config import override
 from veilmark.run.devices import choose_device
 from veilmark.run.folder import RunError, RunFolder, write_json

@@ -18,7 +18,8 @@ from veilmark.audit import (
 )
 from veilmark.audit.audits import ATTACKS, audit_run, newest_run
 from veilmark.federation.transcript import TranscriptError
-from veilmark.report.audit import AuditFinding, audit_table, read_audit, verdict, write_audit_report
+from veilmark.report.audit import audit_table, read_audit, write_audit_report
+from veilmark.report.verdicts import AuditFinding, verdict
 from veilmark.run.errors import ConfigError, DataError
 from veilmark.run.folder import RunError
 

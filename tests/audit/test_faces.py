@@ -40,8 +40,9 @@ from veilmark.federation.tasks.landmarks import LandmarksTask, load_landmarks
 from veilmark.federation.tasks.owned_faces import load_aside, load_strangers
 from veilmark.federation.transcript import TranscriptError
 from veilmark.report import audit as report_audit
-from veilmark.report.audit import Verdict, read_audit, write_audit_report
+from veilmark.report.audit import read_audit, write_audit_report
 from veilmark.report.federation import write_comparison
+from veilmark.report.verdicts import Verdict
 from veilmark.run.checkpoints import read_tensors
 from veilmark.run.errors import ConfigError
 from veilmark.sht.losses import DHLNLoss

@@ -10,8 +10,9 @@ from PIL import Image
 from test_federation_report import a_run
 
 from veilmark.report import html, plots
-from veilmark.report.audit import REAL, write_audit_report
+from veilmark.report.audit import write_audit_report
 from veilmark.report.federation import write_comparison, write_federation_report
+from veilmark.report.verdicts import REAL
 
 pytestmark = pytest.mark.browser
 

@@ -14,9 +14,10 @@ from rich.table import Table
 
 from veilmark.federation.tasks.loading import TASKS
 from veilmark.report import FederationRound, FederationSummary
-from veilmark.report.audit import BUNDLED, AuditSummary, Verdict, read_audit
+from veilmark.report.audit import BUNDLED, AuditSummary, read_audit
 from veilmark.report.federation_plots import SCORES, plot_cost, plot_losses, plot_partition, plot_score
 from veilmark.report.html import read_metrics, read_record, read_text, write_page
+from veilmark.report.verdicts import Verdict
 from veilmark.run.config import flat
 from veilmark.run.errors import DataError
 from veilmark.run.folder import write_json

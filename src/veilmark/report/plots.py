@@ -85,8 +85,8 @@ def new_axes(figure: Figure, row: int, rows: int, title: str, below: str) -> Axe
     return axes
 
 
-def new_figure(rows: int = 1) -> Figure:
-    """A figure of ``rows`` charts, wide enough for a phone."""
+def new_figure(rows: float = 1) -> Figure:
+    """A figure as high as ``rows`` charts, wide enough for a phone."""
     return Figure(figsize=(_WIDTH, _HEIGHT * rows), dpi=_DPI, layout="constrained", facecolor="white")
 
 
