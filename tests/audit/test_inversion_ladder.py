@@ -172,6 +172,18 @@ def test_the_rungs_of_a_pruned_classifier_are_pruned_and_so_is_their_noise(scene
             assert 0 < int((some != 0).sum()) <= max(1, round(0.1 * some.numel()))
 
 
+def test_whoever_answers_with_strangers_has_what_chance_has(scene_of):
+    """By both figures: who may choose among all of a client's pictures must be held against the same choice."""
+    scene = scene_of("none")
+    strangers = inversion_ladder._strangers(scene)
+    found = InversionOfClassifier()._real(scene, {0: strangers, 1: strangers})
+    assert [some.unit for some in found] == ["dB", "%"]
+    for some in found:
+        assert some.value == pytest.approx(some.chance)
+    fewer = InversionOfClassifier()._real(scene, {0: strangers[:1], 1: strangers[:1]})
+    assert fewer[0].value < fewer[0].chance
+
+
 def test_a_part_of_a_classifier_is_enough(scene_of, quick):
     scene = scene_of("none", share=["extractor"])
     assert InversionOfClassifier().obstacle(scene.record) is None

@@ -113,33 +113,32 @@ class _Ladder(Attack):
         return [*self._real(scene, self.run(scene, scene.record, CLIENTS)), *in_vain]
 
     def _real(self, scene: Scene, made: Mapping[int, Tensor]) -> list[Finding]:
-        """Scores pictures that were made of messages: by client, the pair that is most alike."""
-        nearest, shown, chances = [], [], []
-        for client, pictures in made.items():
-            own = to_unit(scene.truth.owners[client].inputs)
-            alike = torch.stack([psnr(picture.expand_as(own), own) for picture in pictures])
-            best = int(alike.amax(dim=1).argmax())
-            nearest.append(own[int(alike[best].argmax())])
-            shown.append(pictures[best])
-            chances.append(max(float(psnr(some.expand_as(own), own).max()) for some in _strangers(scene)))
-        scene.show(REAL, torch.stack(nearest[:SHOWN]), torch.stack(shown[:SHOWN]))
-        pairs = [likeness(one[None], own[None], _strangers(scene)) for one, own in zip(shown, nearest, strict=True)]
-        return self._both(
-            scene,
-            REAL,
-            Likeness(
-                list(range(len(pairs))),
-                [said.psnr[0] for said in pairs],
-                [said.ssim[0] for said in pairs],
-                chances,
-                [said.chance_ssim[0] for said in pairs],
-            ),
-        )
+        """Scores pictures that were made of messages: by client, the pair that is most alike.
+
+        Chance is the pair that is most alike where strangers stand in for what was made.
+        """
+        owned = [to_unit(scene.truth.owners[client].inputs) for client in made]
+        pairs = [_most_alike(pictures, own) for pictures, own in zip(made.values(), owned, strict=True)]
+        by_chance = [_most_alike(_strangers(scene), own) for own in owned]
+        shown, nearest = (torch.stack(side[:SHOWN]) for side in zip(*pairs, strict=True))
+        scene.show(REAL, nearest, shown)
+        figures = []
+        for chosen in (pairs, by_chance):
+            figures.append([float(psnr(one[None], own[None])) for one, own in chosen])
+            figures.append([ssim(own, one) for one, own in chosen])
+        return self._both(scene, REAL, Likeness(list(range(len(pairs))), *figures))
 
 
 def _strangers(scene: Scene) -> Tensor:
     """Public pictures that nothing is rehearsed with."""
     return to_unit(scene.public.inputs[: len(scene.public) // 2][:STRANGERS])
+
+
+def _most_alike(pictures: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+    """The picture ``(c, s, s)`` that is nearest to one of a client's, by PSNR, and that one."""
+    alike = torch.stack([psnr(picture.expand_as(own), own) for picture in pictures])
+    best = int(alike.amax(dim=1).argmax())
+    return pictures[best], own[int(alike[best].argmax())]
 
 
 def _in_order(made: Tensor, true: Tensor) -> tuple[float, float]:
