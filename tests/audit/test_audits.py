@@ -41,7 +41,7 @@ def quick():
             patch.setattr(class_mix, name, few)
         for name in ("STEPS", "KNOWN_STEPS", "GENERATOR_STEPS"):
             patch.setattr(completed_share, name, 2)
-        for name in ("STEPS", "GENERATOR_STEPS", "CONTROL_STEPS", "REHEARSED", "NOISES"):
+        for name in ("STEPS", "GENERATOR_STEPS", "CONTROL_STEPS", "REHEARSED", "SINGLE", "NOISES"):
             patch.setattr(inversion_ladder, name, 1)
         for name in ("MOST_STEPS", "KNOWN_STEPS"):
             patch.setattr(shadows, name, 2)

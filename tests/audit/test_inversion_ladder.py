@@ -46,6 +46,7 @@ def quick(monkeypatch):
         "GENERATOR_STEPS": 1,
         "CONTROL_STEPS": 1,
         "REHEARSED": 1,
+        "SINGLE": 1,
         "CLIENTS": 1,
         "NOISES": 1,
     }
