@@ -287,6 +287,12 @@ def leak_words(found: dict[str, Any]) -> str:
     return f"{attack}; {len(blind(found))} of {len(asked)} attacks not shown to work" if blind(found) else attack
 
 
+def played(found: dict[str, Any]) -> str:
+    """When a cell was played, and until when it was extended by attacks that came later."""
+    later = [said["date"] for said in found.get("extended", [])]
+    return f"{found['date']} to {max(later)}" if later and max(later) > found["date"] else str(found["date"])
+
+
 def tables(cells: list[Cell], results: Path) -> tuple[list[str], list[dict[str, Any]]]:
     """Markdown tables of the finished cells: each attack's first figure in the real setting, with chance in brackets.
 
@@ -307,7 +313,7 @@ def tables(cells: list[Cell], results: Path) -> tuple[list[str], list[dict[str, 
         metrics = {line["attack"]: line["metric"] for line in rows[::-1]}
         units = {line["attack"]: line["unit"] for line in rows[::-1]}
         order = list(dict.fromkeys(line["attack"] for line in rows))
-        head = ["method", "seed", SCORES[data], *(f"{name}, {units[name]}" for name in order), "largest leak"]
+        head = ["method", "seed", SCORES[data], *(f"{name}, {units[name]}" for name in order), "largest leak", "played"]
         lines = [head, ["---"] * len(head)]
         for cell in chosen:
             at = {line["attack"]: line for line in cell["findings"][::-1] if line["rung"] == REAL}
@@ -321,7 +327,9 @@ def tables(cells: list[Cell], results: Path) -> tuple[list[str], list[dict[str, 
                 # Where what travels does not allow the usual question, another is asked.
                 usual = line["metric"] == metrics[name]
                 values.append(said if usual else f"{said}, {line['metric'].partition(' by ')[2] or line['metric']}")
-            lines.append([cell["name"], str(cell["seed"]), f"{cell['score']:.1f}", *values, leak_words(cell)])
+            lines.append(
+                [cell["name"], str(cell["seed"]), f"{cell['score']:.1f}", *values, leak_words(cell), played(cell)]
+            )
         made.append(f"{data}\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines))
     return made, found
 

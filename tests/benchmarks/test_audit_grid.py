@@ -55,6 +55,7 @@ def test_tables_and_pictures_of_finished_cells(tmp_path):
     for place, cell in enumerate(cells):
         lines = [finding("owner", 70 + place, 60)] if cell.name == "none" else []
         content = {"cell": cell.key, "data": cell.data, "name": cell.name, "seed": 0, "score": 20.0 + place}
+        content |= {"date": "2026-11-26", "extended": [{"date": "2026-11-28"}] if cell.name == "none" else []}
         (tmp_path / f"{cell.key}.json").write_text(json.dumps(content | {"findings": lines}))
     made, finished = grid.tables(cells, tmp_path)
     assert len(finished) == len(cells) == 6
@@ -64,6 +65,8 @@ def test_tables_and_pictures_of_finished_cells(tmp_path):
         assert "owner, %" in head
         assert "(50.0)" in none
         assert "nothing travels" in local
+        assert none.endswith("| 2026-11-26 to 2026-11-28 |")
+        assert local.endswith("| 2026-11-26 |")
     for words in set(grid.SCORES.values()):
         alike = [cell for cell in finished if grid.SCORES[cell["data"]] == words]
         grid.plot(alike, tmp_path / "leaks.png", words)
