@@ -538,7 +538,7 @@ def audit(
             say("no run below runs/: playing plain averaging on digits; veilmark federate plays more methods")
             # One method, and fewer steps, which the audit's own federations take too: some minutes, where all methods
             # would be a quarter of an hour.
-            (run,) = first_look(Path("runs/federate"), ["training.local_steps=8"], methods=["none"])
+            (run,) = first_look(Path("runs/federate"), ["training.local_steps=6"], methods=["none"])
         say(f"run: {escape(str(run))}")
     folder = out or run / "audit"
     summary = audit_run(run, data, folder, secrets=secrets, seed=seed, budget=budget, device=computes)
