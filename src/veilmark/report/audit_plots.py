@@ -20,8 +20,8 @@ _REST = 0.34
 def plot_verdicts(verdicts: Sequence[Verdict], path: Path) -> Path | None:
     """How much of the way from chance (0 %) to where it must succeed (100 %) each attack went on the run as it was.
 
-    With the interval, and a tick for what it gets from noise. Attacks without a way, whose control is no better than
-    chance, and those that had nothing to attack are left out.
+    Of the figure that the verdict states, with its interval, and a tick for what it gets from noise. Attacks without a
+    way, whose control is no better than chance, and those that had nothing to attack are left out.
 
     Args:
         verdicts: Of an audit.
@@ -32,9 +32,13 @@ def plot_verdicts(verdicts: Sequence[Verdict], path: Path) -> Path | None:
     """
     drawn = []
     for item in verdicts:
-        real, control, easy = item.real, item.findings[0].positive_control, item.findings[0].chance
-        if real is not None and control is not None and control > easy:
-            drawn.append((item, real, control - easy))
+        if (real := item.real) is None:
+            continue
+        easy = item.tables[real.metric][0]
+        # A rate among members has no control: all of them would be found.
+        most = 100.0 if easy.positive_control is None and real.unit == "%" else easy.positive_control
+        if most is not None and most > easy.chance:
+            drawn.append((item, real, most - easy.chance))
     if not drawn:
         return None
     figure = new_figure(_REST + _ROW * len(drawn))
