@@ -112,6 +112,22 @@ def test_generator_gradient_is_that_of_the_clients_step():
         torch.testing.assert_close(gradient, parameter.grad)
 
 
+def test_a_search_may_round_the_corner_of_the_semantic_loss():
+    torch.manual_seed(0)
+    g, d, head = nn.Conv2d(1, 1, 3, padding=1).double(), nn.Flatten(), nn.Sequential(nn.Flatten(), nn.Linear(256, 10))
+    parts, (x, t) = (g, d, head.double(), lambda pictures: -pictures), (scene(2, 16).double(), torch.tensor([1, 7]))
+    made = g(x)
+    loss = adversarial_loss(d(made)) + ((made + x).square() + 0.2**2).sqrt().mean() + 2 * class_loss(head(made), t)
+    loss.backward()
+    hard = one_hot(t, 10).double()
+    for parameter, gradient in zip(g.parameters(), generator_gradient(*parts, corner=0.2)(x, hard), strict=True):
+        torch.testing.assert_close(gradient, parameter.grad)
+    for sharp, rounded in zip(
+        generator_gradient(*parts)(x, hard), generator_gradient(*parts, corner=1e-6)(x, hard), strict=True
+    ):
+        torch.testing.assert_close(sharp, rounded, rtol=1e-3, atol=1e-5)
+
+
 def test_one_step_of_sgd_gives_its_gradient_away():
     network, x, t = LeNet(), scene(2), torch.tensor([1, 7])
     before = {name: value.clone() for name, value in network.state_dict().items()}

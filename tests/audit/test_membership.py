@@ -252,9 +252,11 @@ def test_loss_is_asked_of_strangers_like_the_members(tmp_path):
     scene = Scene(record, task.test, Truth(owners, strangers=without_owner(record.config.data, None, owners, 1000)))
     found = MembershipByLoss().findings(scene)
     assert [line.metric for line in found] == [
-        "area under the curve", "area under the curve", "members found at 1 % false alarms",
+        "area under the curve", "area under the curve", "area under the curve", "members found at 1 % false alarms",
     ]  # fmt: skip
+    assert "of the method's own" in found[1].rung
+    assert found[1].n == 2 * min(len(owners[0]), len(task.test) // 4)
     assert found[0].positive_control == found[0].value > 70
-    assert abs(found[1].negative_control - 50) < 10
-    assert found[2].positive_control is None
-    assert found[2].negative_control < 8
+    assert abs(found[2].negative_control - 50) < 10
+    assert found[3].positive_control is None
+    assert found[3].negative_control < 8

@@ -46,6 +46,7 @@ def generator_gradient(
     scramble: Callable[[Tensor], Tensor],
     semantic: float = 1.0,
     classes: float = 2.0,
+    corner: float = 0.0,
 ) -> GradientOf:
     """The gradient of PPIDSG's generator step (arXiv 2312.10380, section 4): adversarial, semantic and class loss.
 
@@ -56,18 +57,29 @@ def generator_gradient(
         scramble: The cipher, or what the attacker has in its place; differentiable.
         semantic: Weight of the semantic loss.
         classes: Weight of the class loss.
+        corner: How far the corner of the semantic loss is rounded, in units of a picture in [-1, 1]; 0: as clients have
+            it. A search that plays clients may round it: the slope of a mean absolute difference is the same far from
+            the truth and near it, and leads nowhere.
     """
     weights = list(generator.parameters())
 
     def gradient(pictures: Tensor, probabilities: Tensor) -> Sequence[Tensor]:
         generated = generator(pictures)
-        loss = adversarial_loss(discriminator(generated)) + semantic * semantic_loss(generated, scramble(pictures))
+        like = (
+            _rounded(generated - scramble(pictures), corner) if corner else semantic_loss(generated, scramble(pictures))
+        )
+        loss = adversarial_loss(discriminator(generated)) + semantic * like
         loss = loss + classes * cross_entropy(classifier(generated), probabilities)
         # Who only looks at the gradient does not pay for the way back through it.
         searched = pictures.requires_grad or probabilities.requires_grad
         return torch.autograd.grad(loss, weights, create_graph=searched)
 
     return gradient
+
+
+def _rounded(difference: Tensor, corner: float) -> Tensor:
+    """The mean absolute difference but for its corner: a hyperbola (Charbonnier et al. 1994)."""
+    return (difference.square() + corner**2).sqrt().mean()
 
 
 def sgd_gradient(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -22,16 +23,24 @@ from veilmark.audit.gradient_inversion import (
     Likeness,
     classifier_gradient,
     dlg,
+    generator_gradient,
     likeness,
     noise_like,
     psnr,
     sgd_gradient,
     ssim,
 )
-from veilmark.audit.inversion_search import SmallSigmoidNetwork, compact_gradient, search, stepped_gradient
+from veilmark.audit.inversion_search import (
+    SmallSigmoidNetwork,
+    SmallSmoothGenerator,
+    compact_gradient,
+    scrambled,
+    search,
+    stepped_gradient,
+)
 from veilmark.audit.label_inference import LabelCounts
 from veilmark.audit.own_step import OWN_STEP, is_plain, own_step
-from veilmark.audit.played_client import played_gradient, played_steps
+from veilmark.audit.played_client import played_gradient, played_steps, played_table
 from veilmark.audit.record import Record, RecordedRound, ThreatModel, in_noise, network_of
 from veilmark.federation.engine import side_by_side
 from veilmark.federation.messages import Update
@@ -49,6 +58,8 @@ GENERATOR_STEPS = 20
 """Of a search for a generator's pictures, which cost more each. No number finds these: docs/audit-attacks.md."""
 CONTROL_STEPS = 30
 """Of L-BFGS in the positive control."""
+CORNER = 0.1
+"""How far the control of a generator rounds the corner of the semantic loss."""
 REHEARSED = 4
 """Single pictures on a rung of one picture, and noise in place of as many."""
 SINGLE = 8
@@ -338,7 +349,7 @@ class InversionOfGenerator(_Ladder):
             for line in self._rehearsed(scene, rung, public[rows], torch.cat(pictures))
         ]
         noise = _in_order(torch.cat(made[3]), public[rows])
-        return self._beside([*found, *self._messages(scene)], (found[0].value, found[1].value), noise)
+        return self._beside([*found, *self._messages(scene)], self._control(scene), noise)
 
     def run(self, scene: Scene, record: Record, most: int) -> dict[int, Tensor]:
         """Pictures ``(n, c, s, s)`` by client, of the first messages: D, F, C, the key and labels are guessed."""
@@ -357,3 +368,26 @@ class InversionOfGenerator(_Ladder):
             return self._searched(scene, gradient, *tries[client], GENERATOR_STEPS, client)
 
         return dict(side_by_side(list(tries), searched, scene.device))
+
+    def _control(self, scene: Scene) -> tuple[float, float]:
+        """PSNR in dB and SSIM in percent of a public picture, by the same losses, of small and smooth networks.
+
+        The cipher is one of the method's; D and C after F are the network of the DLG paper.
+        """
+        record, row = scene.record, _rows(scene, 1)
+        task, options = record.task, record.method.options
+        assert isinstance(options, PPIDSGOptions)
+        x, labels, classes = to_unit(scene.public.inputs[row]), scene.public.targets[row], len(task.classes)
+        generator = SmallSmoothGenerator(task.channels, scene.seed).to(scene.device)
+        judge, head = (
+            SmallSigmoidNetwork(task.channels, task.side, leaves, scene.seed + place).to(scene.device)
+            for place, leaves in enumerate((1, classes))
+        )
+        parts = (generator, judge, head, partial(scrambled, played_table(scene, 0)), options.semantic, options.classes)
+        hard = one_hot(labels, classes).float().to(scene.device)
+        seen = [some.detach() for some in generator_gradient(*parts)(x.to(scene.device), hard)]
+        found = dlg(
+            generator_gradient(*parts, corner=CORNER), seen, (1, *x.shape[1:]), classes, labels, steps=CONTROL_STEPS,
+            restarts=1, seed=scene.seed, advance=scene.advance,
+        )  # fmt: skip
+        return _in_order(found.pictures.cpu(), x)

@@ -42,6 +42,27 @@ class SmallSigmoidNetwork(nn.Sequential):
                 parameter.uniform_(-0.5, 0.5, generator=generator)
 
 
+class SmallSmoothGenerator(nn.Sequential):
+    """A generator that gives pictures away: three convolutions, smooth, without normalisation, with a wide start.
+
+    PPIDSG's own is deep, normalised and full of corners.
+
+    Args:
+        channels: 1 or 3, of what enters and of what leaves.
+        seed: Of its weights.
+    """
+
+    def __init__(self, channels: int, seed: int) -> None:
+        parts: list[nn.Module] = []
+        for enter in (channels, 12):
+            parts += [nn.Conv2d(enter, 12, 5, padding=2), nn.Sigmoid()]
+        super().__init__(*parts, nn.Conv2d(12, channels, 5, padding=2), nn.Tanh())
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.uniform_(-0.3, 0.3, generator=generator)
+
+
 def compact_gradient(network: ClassifierNetwork, seen: Mapping[str, Tensor]) -> tuple[GradientOf, list[Tensor]]:
     """The gradient of plain training, of the tensors that were seen; of wide layers only what a cosine depends on.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from torch.nn.functional import cross_entropy
 from veilmark.audit.answers import logits_of
 from veilmark.audit.attack import REAL, Attack, Finding, Scene
 from veilmark.audit.record import Record, ThreatModel, network_of
+from veilmark.audit.shadows import federation_of
 from veilmark.federation.engine import side_by_side
 from veilmark.federation.tasks.task import Data
 from veilmark.ppidsg.client_training import to_unit
@@ -31,6 +33,10 @@ Labels = NDArray[np.int64]
 
 NEEDED = 10
 """Strangers that must be accused wrongly for a rate to be measured at all."""
+OWN_CLIENTS = 2
+"""Clients that the attacker plays to rehearse."""
+OWN_FEDERATION = 100
+"""The number of their federation: none of the shadows'."""
 
 
 def loss_threshold(logits: Tensor, labels: Tensor) -> Scores:
@@ -350,7 +356,7 @@ class MembershipByLoss(MembershipAttack):
         return _losses(network_of(record, record.rounds[-1].updates[client].tensors, device), asked)
 
     def findings(self, scene: Scene) -> list[Finding]:
-        """A network made to overfit, and what each client sent last; the area under the curve, by client."""
+        """A network made to overfit, the method's own clients, and what each client sent last; the area, by client."""
         record, public = scene.record, scene.public
         strangers = scene.truth.strangers or public
         learned = min(40, len(public) // 2)
@@ -379,8 +385,27 @@ class MembershipByLoss(MembershipAttack):
             return members, others
 
         real = [scores for _, scores in side_by_side(clients, asked, scene.device)]
-        found = overfit + self._scored(scene, REAL, real, classes, common=True)
+        found = [*overfit, *self._own_clients(scene), *self._scored(scene, REAL, real, classes, common=True)]
         return self._controlled(found, self._scored(scene, REAL, untrained, classes, common=True))
+
+    def _own_clients(self, scene: Scene) -> list[Finding]:
+        """The attack on clients that the attacker plays, as the method has them, with public pictures."""
+        public, examples = scene.public, max(update.examples for update in scene.record.rounds[-1].updates.values())
+        size = min(examples, len(public) // (2 * OWN_CLIENTS))
+        ends = [size * place for place in range(OWN_CLIENTS + 1)] + [len(public)]
+        *owners, others = (_part(public, begin, end) for begin, end in pairwise(ends))
+        sent = federation_of(scene, owners, OWN_FEDERATION)
+        pairs = []
+        for weights, own in zip(sent, owners, strict=True):
+            network = network_of(scene.record, weights, scene.device)
+            pairs.append((_losses(network, own), _losses(network, others)))
+        classes = [(own.targets, others.targets) for own in owners]
+        rung = f"two clients of the method's own, with {size} public pictures each"
+        return self._scored(scene, rung, pairs, classes, common=True)
+
+
+def _part(data: Data, begin: int, end: int) -> Data:
+    return Data(data.inputs[begin:end], data.targets[begin:end], data.names[begin:end])
 
 
 def _losses(network: nn.Module, data: Data) -> Scores:

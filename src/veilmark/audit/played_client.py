@@ -10,6 +10,7 @@ from veilmark.audit.attack import Scene
 from veilmark.audit.gradient_inversion import GradientOf, generator_gradient
 from veilmark.audit.inversion_search import scrambled
 from veilmark.federation.methods.ppidsg import PPIDSGOptions, cipher_of, generator_of
+from veilmark.ppidsg.cipher import Table
 from veilmark.ppidsg.client_training import PPIDSGClient
 from veilmark.ppidsg.secret import SECRET_BYTES, Secret
 from veilmark.run.seeds import rng_for
@@ -46,15 +47,25 @@ def played_client(scene: Scene, number: int, row: int = 0) -> PPIDSGClient:
 
 def played_gradient(scene: Scene, number: int) -> GradientOf:
     """The gradient of such a client's step of G in the first recorded round."""
-    record, client, secret = scene.record, played_client(scene, number), _secret(scene, number)
-    options, task = record.method.options, record.task
+    record, client, options = scene.record, played_client(scene, number), scene.record.method.options
     assert isinstance(options, PPIDSGOptions)
-    table = cipher_of(options, secret, secret).table(task.channels, task.side, task.side)
     classes = options.classes if record.rounds[0].number > options.warmup else 0.0
     head = nn.Sequential(client.extractor, client.classifier)
     return generator_gradient(
-        client.generator, client.discriminator, head, partial(scrambled, table), options.semantic, classes
+        client.generator,
+        client.discriminator,
+        head,
+        partial(scrambled, played_table(scene, number)),
+        options.semantic,
+        classes,
     )
+
+
+def played_table(scene: Scene, number: int) -> Table:
+    """The cipher of such a client, for the run's pictures."""
+    options, secret, task = scene.record.method.options, _secret(scene, number), scene.record.task
+    assert isinstance(options, PPIDSGOptions)
+    return cipher_of(options, secret, secret).table(task.channels, task.side, task.side)
 
 
 def played_steps(scene: Scene, row: int) -> list[Tensor]:

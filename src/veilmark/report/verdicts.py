@@ -105,6 +105,11 @@ def verdict(findings: Sequence[AuditFinding]) -> Verdict:
         kind, words = "leaks", f"Yes: {_figure(real)}, where chance is {real.chance:.1f}."
     elif not works:
         kind, words = "not shown to work", "Unknown: the attack did not succeed where it must, so it shows nothing."
+        if control is not None and rung is not None and control > easy.chance and rung.value != control:
+            words = (
+                f"Unknown: the attack succeeds in its control ({control:.1f} {easy.unit}, chance {easy.chance:.1f}), "
+            )
+            words += "but not even on the easiest rung with this run's own networks, so it shows nothing here."
     elif control is not None and real.value - real.chance >= control - easy.chance > 0:
         kind = "not shown to work"
         words = f"Unknown: {_figure(real)}, as much as where it must succeed, but of so few that it may be luck."
