@@ -6,12 +6,15 @@
     python benchmarks/inversion_batches.py --sheet FILE         # digits anew, and a picture of what was found
 
 Each cell: federations of 2 clients x 16 pictures, one round of one step (``training.local_steps: 1``, ``training.batch:
-n``), recorded and attacked as ``veilmark audit`` would, by gradient inversion and by pictures from updates. Of batches
-of 1 there are 4 federations, of 2 there are 2, so that each cell has 8 pictures or more. A found picture is scored by
-PSNR and SSIM against the picture of the batch that it is matched with: all of a batch at once by gradient inversion;
-pictures from updates finds one picture a message, which is scored against the nearest of the batch. Chance is what the
-best of the public pictures scores in its place. Intervals: 95 %, bootstrap over pictures (messages, for pictures from
-updates). Compressed updates (gc) are made whole before they are attacked: what did not travel counts as no change.
+n``), recorded and attacked as ``veilmark audit`` would, by gradient inversion (of PPIDSG: of its generator) and by
+pictures from updates; and, on the same gradient of a classifier, by what the papers had: DLG, which finds labels too,
+iDLG, with labels read from the last layer's bias as the audit reads them, and cosine distance with total variation.
+These know no public pictures. Of batches of 1 there are 4 federations, of 2 there are 2, so that each cell has 8
+pictures or more. A found picture is scored by PSNR and SSIM against the picture of the batch that it is matched with:
+all of a batch at once by searches; pictures from updates finds one picture a message, which is scored against the
+nearest of the batch. Chance is what the best of the public pictures scores in its place. Intervals: 95 %, of fewer than
+20 pictures Student's, else by bootstrap (of messages, for pictures from updates); pictures of one batch are not
+independent. Compressed updates (gc) are made whole before they are attacked: what did not travel counts as no change.
 Finished cells stand in ``benchmarks/results/inversion_batches.json`` and are skipped.
 """
 
@@ -34,9 +37,11 @@ from torch import Tensor
 from veilmark.audit import feature_inversion, inversion_ladder
 from veilmark.audit.attack import Scene, Truth, mean_interval
 from veilmark.audit.feature_inversion import PicturesFromHead
-from veilmark.audit.gradient_inversion import Likeness, likeness, psnr
-from veilmark.audit.inversion_ladder import CLIENTS, InversionOfClassifier
-from veilmark.audit.record import read_record
+from veilmark.audit.gradient_inversion import Likeness, cosine_inversion, dlg, likeness, psnr
+from veilmark.audit.inversion_ladder import CLIENTS, InversionOfClassifier, InversionOfGenerator
+from veilmark.audit.inversion_search import compact_gradient
+from veilmark.audit.record import network_of, read_record
+from veilmark.audit.waves import Waves
 from veilmark.federation.config import FederationConfig
 from veilmark.federation.runs import run_federation
 from veilmark.federation.samples import SHOWN, write_sheet
@@ -53,7 +58,16 @@ PROTOCOL: dict[str, Any] = {"clients": 2, "rounds": 1, "training": {"local_steps
 DATA: dict[str, Any] = {"per_client": 16}
 PUBLIC = {"digits": 300, "mnist": 400, "cifar10": 400}
 """Public pictures, of the test split. Searches go along components of the first half, 200 at most."""
-METHODS = {"none": "none", "gc": "gc, 10 %", "dp": "dp, epsilon 50"}
+METHODS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "none": ("none", ()),
+    "gc": ("gc, 10 %", ()),
+    "dp": ("dp, epsilon 50", ()),
+    "ppidsg": ("ppidsg, repaired", ("options.ppidsg.generator_lr=0.001", "options.ppidsg.extractor=fixed")),
+}
+"""Their names in tables, and what they set."""
+DLG_STEPS = 30
+"""Of L-BFGS, some 20 evaluations each; three starts."""
+COSINE_STEPS = 400
 FEDERATIONS = {1: 4, 2: 2, 4: 1, 8: 1}
 """Federations of a cell, by batch size."""
 MEASURES = ("psnr", "ssim")
@@ -81,14 +95,14 @@ class Cell:
     def config(self, seed: int) -> FederationConfig:
         """One of its federations."""
         data = DATA | {"layout": self.data, "test": PUBLIC[self.data]}
-        settings = [f"method={self.method}", f"training.batch={self.batch}"]
+        settings = [f"method={self.method}", f"training.batch={self.batch}", *METHODS[self.method][1]]
         return resolve(FederationConfig, override(PROTOCOL | {"data": data, "seed": seed}, settings), self.key)
 
 
 def grid() -> list[Cell]:
     """Every cell, most telling first."""
     plain = [Cell(data, "none", batch) for data in ("digits", "mnist", "cifar10") for batch in FEDERATIONS]
-    return plain + [Cell("mnist", method, batch) for method in ("gc", "dp") for batch in FEDERATIONS]
+    return plain + [Cell("mnist", method, batch) for method in ("ppidsg", "gc", "dp") for batch in FEDERATIONS]
 
 
 def nearest(made: Tensor, true: Tensor, strangers: Tensor) -> tuple[int, Likeness]:
@@ -134,15 +148,51 @@ def attacked(config: FederationConfig, folder: Path | None) -> dict[str, list[tu
         client: to_unit(own.inputs[batches(len(own), config.training, config.seed, client, 0)[0]])
         for client, own in enumerate(owners)
     }
-    searched, decoded = [], []
-    for client, made in InversionOfClassifier().run(scene, record, CLIENTS).items():
-        said = likeness(made, stepped[client], strangers)
-        searched.append((stepped[client], made[said.order], said))
-    decoder = PicturesFromHead()
+    attacks: list[InversionOfClassifier | InversionOfGenerator] = [InversionOfClassifier(), InversionOfGenerator()]
+    found: dict[str, list[tuple[Tensor, Tensor, Likeness]]] = {}
+    for attack in attacks:
+        made_by = {} if attack.obstacle(record) else {attack.name: attack.run(scene, record, CLIENTS)}
+        if made_by and isinstance(attack, InversionOfClassifier):
+            made_by |= papers(scene, attack)
+        for name, made_of in made_by.items():
+            for client, made in made_of.items():
+                said = likeness(made, stepped[client], strangers)
+                found.setdefault(name, []).append((stepped[client], made[said.order], said))
+    decoder, decoded = PicturesFromHead(), []
+    if decoder.obstacle(record):
+        return found
     for (_, client), made in decoder.run(scene, record, decoder.decoders(scene)).items():
         row, said = nearest(made, stepped[client], strangers)
         decoded.append((stepped[client][row : row + 1], made, said))
-    return {InversionOfClassifier.name: searched, PicturesFromHead.name: decoded}
+    return {**found, PicturesFromHead.name: decoded}
+
+
+def papers(scene: Scene, attack: InversionOfClassifier) -> dict[str, dict[int, Tensor]]:
+    """What DLG, iDLG and the cosine attack make of the messages of a classifier, without public pictures.
+
+    Args:
+        scene: What the attacker has.
+        attack: Reads gradients and labels off.
+
+    Returns:
+        Pictures ``(n, c, s, s)`` by attack and client.
+    """
+    record, task = scene.record, scene.record.task
+    network = network_of(record, record.rounds[0].broadcast)
+    made: dict[str, dict[int, Tensor]] = {"DLG": {}, "iDLG": {}, "cosine and total variation": {}}
+    for client, (seen, labels) in attack.read(scene, record, CLIENTS).items():
+        gradient, aim = compact_gradient(network, seen)
+        shape = (len(labels), task.channels, task.side, task.side)
+        for name, known in (("DLG", None), ("iDLG", labels)):
+            # Found labels have no order; nor have pictures, which are matched.
+            by_lbfgs = dlg(gradient, aim, shape, len(task.classes), known, steps=DLG_STEPS, seed=scene.seed + client)
+            made[name][client] = by_lbfgs.pictures
+        waves = Waves(task.side, task.side)
+        by_cosine = cosine_inversion(
+            gradient, aim, shape, labels, len(task.classes), steps=COSINE_STEPS, waves=waves, seed=scene.seed + client
+        )
+        made["cosine and total variation"][client] = by_cosine.pictures
+    return made
 
 
 def figures(said: list[Likeness]) -> dict[str, Any]:
@@ -165,21 +215,28 @@ def play_cell(cell: Cell, folder: Path | None) -> tuple[dict[str, Any], Tensor, 
         folder: Of its data; None for bundled ones.
 
     Returns:
-        What the JSON holds of it; true pictures, and what gradient inversion made of them.
+        What the JSON holds of it; true pictures, and what the audit's search made of them.
     """
     began = time.process_time()
     messages: dict[str, list[tuple[Tensor, Tensor, Likeness]]] = {}
     for seed in range(FEDERATIONS[cell.batch]):
         for attack, found in attacked(cell.config(seed), folder).items():
             messages.setdefault(attack, []).extend(found)
-    shown = messages[InversionOfClassifier.name]
+    # The audit's own search, which comes first.
+    shown = next(iter(messages.values()))
     said = {
         "data": cell.data,
         "method": cell.method,
         "batch": cell.batch,
         "config": cell.config(0).model_dump(mode="json"),
         "federations": FEDERATIONS[cell.batch],
-        "steps": {"search": inversion_ladder.STEPS, "decoder": feature_inversion.DECODER_STEPS},
+        "steps": {
+            "search": inversion_ladder.STEPS,
+            "search of a generator": inversion_ladder.GENERATOR_STEPS,
+            "decoder": feature_inversion.DECODER_STEPS,
+            "DLG, iDLG": DLG_STEPS,
+            "cosine": COSINE_STEPS,
+        },
         "attacks": {attack: figures([one[2] for one in found]) for attack, found in messages.items()},
         "cpu_seconds": time.process_time() - began,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -205,7 +262,7 @@ def table(found: dict[str, Any]) -> str:
                 value, gain = ("{} ({} to {})".format(*some) for some in (means, gains))
                 above = said[f"gain_{measure}"][1] > 0
                 values += [value, f"{said[f'chance_{measure}'][0]:.{digits}f}", f"**{gain}**" if above else gain]
-            method = METHODS[cell["method"]]
+            method = METHODS[cell["method"]][0]
             lines.append([cell["data"], method, str(cell["batch"]), attack, str(said["pictures"]), *values])
     bold = "Gain: over chance, picture by picture; bold where its interval lies above 0.\n\n"
     return bold + "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -63,12 +63,25 @@ def test_one_picture_is_scored_against_the_nearest_of_its_batch(script):
     assert said.chance_ssim[0] > 0.9
 
 
+def test_of_ppidsg_the_generator_is_attacked_and_its_step_has_as_many_pictures(script, monkeypatch):
+    monkeypatch.setattr(inversion_ladder, "GENERATOR_STEPS", 1)
+    monkeypatch.setattr(script, "FEDERATIONS", {2: 1})
+    monkeypatch.setitem(script.PUBLIC, "digits", 20)
+    monkeypatch.setitem(script.PROTOCOL, "clients", 1)
+    said, true, made = script.play_cell(script.Cell("digits", "ppidsg", 2), None)
+    assert list(said["attacks"]) == ["gradient inversion of the generator"]
+    assert true.shape == made.shape == (2, 1, 28, 28)
+    assert said["config"]["options"]["ppidsg"]["extractor"] == "fixed"
+
+
 def test_cells_are_played_once_and_the_sheet_is_drawn(script, tmp_path, monkeypatch):
     monkeypatch.setattr(inversion_ladder, "STEPS", 2)
     monkeypatch.setattr(feature_inversion, "DECODER_STEPS", 2)
     monkeypatch.setattr(script, "FEDERATIONS", {2: 1})
     monkeypatch.setitem(script.PUBLIC, "digits", 20)
-    monkeypatch.setattr(script, "METHODS", {"none": "none"})
+    monkeypatch.setattr(script, "DLG_STEPS", 1)
+    monkeypatch.setattr(script, "COSINE_STEPS", 1)
+    monkeypatch.setattr(script, "METHODS", {"none": ("none", ())})
     monkeypatch.setitem(script.PROTOCOL, "clients", 1)
     monkeypatch.setitem(script.DATA, "head_widths", [16, 8])
     file, sheet = tmp_path / "found.json", tmp_path / "sheet.png"
@@ -79,6 +92,8 @@ def test_cells_are_played_once_and_the_sheet_is_drawn(script, tmp_path, monkeypa
     said = json.loads(file.read_text())["digits-none-2"]
     assert said["attacks"]["gradient inversion"]["pictures"] == 2
     assert said["attacks"]["pictures from updates"]["pictures"] == 1
+    papers = ["DLG", "iDLG", "cosine and total variation"]
+    assert [said["attacks"][name]["pictures"] for name in papers] == [2, 2, 2]
     assert "| digits | none | 2 | gradient inversion | 2 |" in script.table({"digits-none-2": said})
     monkeypatch.setattr(script, "play_cell", lambda *words: 1 / 0)
     monkeypatch.setattr(sys, "argv", words)

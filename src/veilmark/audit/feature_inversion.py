@@ -17,7 +17,7 @@ from veilmark.federation.tasks.classify import ClassifierNetwork
 from veilmark.ppidsg.client_training import to_unit
 from veilmark.ppidsg.losses import class_loss, reconstruction_loss
 from veilmark.ppidsg.networks import Extractor
-from veilmark.run.local_training import rate, sgd_weight
+from veilmark.run.local_training import rate, sgd_weight, steps_of
 from veilmark.run.seeds import rng_for
 
 _FIRST = "classifier.layers.1"
@@ -174,7 +174,7 @@ class PicturesFromHead(Attack):
             share = rate(recorded.number - 1, record.config.rounds, record.config.training.decay_after)
             for client, update in recorded.updates.items():
                 training, names = record.config.training, (f"{_FIRST}.weight", f"{_FIRST}.bias")
-                steps = training.local_steps or training.epochs * -(-update.examples // training.batch)
+                steps = steps_of(update.examples, training)
                 before, after = ({name: some[name] for name in names} for some in (recorded.broadcast, update.tensors))
                 scale = share * training.lr * sgd_weight(steps, training.momentum)
                 gradients = list(sgd_gradient(before, after, scale, training.weight_decay).values())

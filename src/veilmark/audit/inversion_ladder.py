@@ -50,7 +50,7 @@ from veilmark.federation.tasks.classify import ClassifierNetwork
 from veilmark.ppidsg.client_training import to_unit
 from veilmark.ppidsg.losses import class_loss
 from veilmark.ppidsg.networks import Generator
-from veilmark.run.local_training import rate, sgd_weight
+from veilmark.run.local_training import Training, rate, sgd_weight, steps_of
 
 STEPS = 100
 """Of a search for a classifier's pictures."""
@@ -180,6 +180,11 @@ def _sent(scene: Scene, gradients: Iterable[Tensor]) -> list[Tensor]:
     return [scene.record.method.sent_of(some) for some in gradients]
 
 
+def _behind(update: Update, training: Training, otherwise: int) -> int:
+    """How many pictures are searched for: of one step its batch is known, of several any part may be what is found."""
+    return min(update.examples, training.batch if steps_of(update.examples, training) == 1 else otherwise)
+
+
 def _attacked(record: Record, most: int) -> tuple[RecordedRound, dict[int, Update]]:
     """The first recorded round, and the messages that are attacked."""
     first = record.rounds[0]
@@ -241,10 +246,26 @@ class InversionOfClassifier(_Ladder):
         return self._beside(found, self._control(scene), _in_order(torch.cat(blind), public[rows[: len(blind)]]))
 
     def run(self, scene: Scene, record: Record, most: int) -> dict[int, Tensor]:
-        """Pictures ``(n, c, s, s)`` by client, of the first messages.
+        """Pictures ``(n, c, s, s)`` by client, of the first messages; their gradients and labels are read off."""
+        network, messages = network_of(record, record.rounds[0].broadcast, scene.device), self.read(scene, record, most)
 
-        What is taken for the gradient is the mean over the steps of the round; labels are read from the last layer's
-        bias where it travels.
+        def searched(client: int) -> Tensor:
+            return self._of_network(scene, network, *messages[client], client)
+
+        return dict(side_by_side(list(messages), searched, scene.device))
+
+    def read(self, scene: Scene, record: Record, most: int) -> dict[int, tuple[dict[str, Tensor], Tensor]]:
+        """What the first messages of a record tell before any search.
+
+        Args:
+            scene: What the attacker has.
+            record: The run's, or noise for it.
+            most: Messages, at most.
+
+        Returns:
+            By client a gradient by name, on the scene's device: the mean over the steps of the round, made whole where
+            it was pruned; and labels ``(n,)`` of its pictures, or of as many as are searched for: from the last layer's
+            bias where it travels, else shared out evenly.
         """
         training, classes = record.config.training, len(record.task.classes)
         first, updates = _attacked(record, most)
@@ -256,9 +277,8 @@ class InversionOfClassifier(_Ladder):
             counted = teller.run(record, teller.readers(record, scene.public, scene.device, scene.seed))
         messages: dict[int, tuple[dict[str, Tensor], Tensor]] = {}
         for client, update in updates.items():
-            steps = training.local_steps or training.epochs * -(-update.examples // training.batch)
-            # Of one step the batch is known; of several any part of the client's pictures may be what is found.
-            size = min(_MOST, update.examples, training.batch if steps == 1 else update.examples)
+            steps = steps_of(update.examples, training)
+            size = min(_MOST, _behind(update, training, update.examples))
             wide = counted.get((first.number, client))
             counts = prior_counts(size, classes) if wide is None else apportioned(torch.from_numpy(wide), size)
             labels = torch.from_numpy(np.repeat(np.arange(classes), counts))
@@ -266,11 +286,7 @@ class InversionOfClassifier(_Ladder):
             before, after = ({name: some[name] for name in names} for some in (first.broadcast, update.tensors))
             seen = sgd_gradient(before, after, scale, training.weight_decay)
             messages[client] = ({name: some.to(scene.device) for name, some in seen.items()}, labels)
-
-        def searched(client: int) -> Tensor:
-            return self._of_network(scene, network, *messages[client], client)
-
-        return dict(side_by_side(list(messages), searched, scene.device))
+        return messages
 
     def _in_steps(
         self, scene: Scene, network: ClassifierNetwork, names: Sequence[str], rows: Sequence[int]
@@ -359,7 +375,7 @@ class InversionOfGenerator(_Ladder):
         # In the order of the gradients; a message has its own.
         names = list(Generator(record.task.channels).state_dict())
         for client, update in updates.items():
-            counts = prior_counts(min(_BATCH, update.examples), classes)
+            counts = prior_counts(min(_MOST, _behind(update, record.config.training, _BATCH)), classes)
             seen = [(first.broadcast[name] - update.tensors[name]).to(scene.device) for name in names]
             labels = torch.from_numpy(np.repeat(np.arange(classes), counts))
             tries[client] = (seen, labels)

@@ -27,7 +27,7 @@ from veilmark.audit.record import Record, ThreatModel, in_noise, network_of
 from veilmark.federation.tasks.classify import ClassifierNetwork
 from veilmark.federation.tasks.task import Data
 from veilmark.ppidsg.client_training import to_unit
-from veilmark.run.local_training import Training, rate, sgd_weight
+from veilmark.run.local_training import Training, rate, sgd_weight, steps_of
 from veilmark.run.seeds import rng_for
 
 
@@ -164,7 +164,7 @@ class LabelCounts(Attack):
             reader = readers[recorded.number]
             share = rate(recorded.number - 1, record.config.rounds, training.decay_after)
             for client, update in recorded.updates.items():
-                steps = training.local_steps or training.epochs * -(-update.examples // training.batch)
+                steps = steps_of(update.examples, training)
                 scale = share * training.lr * sgd_weight(steps, training.momentum)
                 before, after = ({name: some[name] for name in names} for some in (recorded.broadcast, update.tensors))
                 seen = sgd_gradient(before, after, scale, training.weight_decay)

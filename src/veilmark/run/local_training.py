@@ -46,6 +46,16 @@ def rate(round_number: int, rounds: int, decay_after: int) -> float:
     return max(0.0, (rounds - round_number) / max(1, rounds - decay_after))
 
 
+def steps_of(examples: int, training: Training) -> int:
+    """Steps of a client's round.
+
+    Args:
+        examples: How many examples the client has.
+        training: Batch, passes or steps.
+    """
+    return training.local_steps or training.epochs * -(-examples // training.batch)
+
+
 def batches(examples: int, training: Training, seed: int, number: int, round_number: int) -> list[Tensor]:
     """Rows of every step of a client's round, int64; each pass is a new order.
 
@@ -57,7 +67,7 @@ def batches(examples: int, training: Training, seed: int, number: int, round_num
         round_number: From 0.
     """
     rng = rng_for(seed, 21, number, round_number)
-    wanted = training.local_steps or training.epochs * -(-examples // training.batch)
+    wanted = steps_of(examples, training)
     rows: list[Tensor] = []
     while len(rows) < wanted:
         rows += list(torch.split(torch.from_numpy(rng.permutation(examples)), training.batch))
