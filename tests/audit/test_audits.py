@@ -37,7 +37,7 @@ def quick():
         patch.setattr(feature_inversion, "DECODER_STEPS", 3)
         for name, few in (("CASES", 1), ("AGAINST", 2), ("GUESSES", 1), ("ASKED", 1), ("STRANGERS", 2)):
             patch.setattr(candidates, name, few)
-        for name, few in (("LEARNED", 2), ("HELD", 1), ("MOST_STEPS", 1)):
+        for name, few in (("LEARNED", 2), ("HELD", 1), ("EASY_LEARNED", 2), ("EASY_HELD", 1), ("MOST_STEPS", 1)):
             patch.setattr(class_mix, name, few)
         for name in ("STEPS", "KNOWN_STEPS", "GENERATOR_STEPS"):
             patch.setattr(completed_share, name, 2)

@@ -63,17 +63,15 @@ def test_counts_of_a_rehearsal_are_of_the_classes_that_are_there():
 
 def test_what_a_known_client_learned_is_read_out(tmp_path, monkeypatch):
     """The positive control, small: a step of few classes with all known; noise in its place tells nothing."""
-    monkeypatch.setattr(class_mix, "LEARNED", 8)
-    monkeypatch.setattr(class_mix, "HELD", 6)
     made = config(method="ppidsg", rounds=1, data__test=200, training__batch=16, training__epochs=1)
     run = play(tmp_path / "run", made).path
-    scene_stage = class_mix._Stage(1, 16, True, class_mix._SKEWED)
+    scene_stage = class_mix._Stage(1, 16, True, class_mix._SKEWED, 8, 6)
     scores = {}
 
     def findings(self, scene):
         asked, learned, held = class_mix._parts(scene)
-        seen = class_mix._rehearsed(scene, scene_stage, asked, learned, class_mix.LEARNED, 0)
-        tried = class_mix._rehearsed(scene, scene_stage, asked, held, class_mix.HELD, 1)
+        seen = class_mix._rehearsed(scene, scene_stage, asked, learned, scene_stage.learned, 0)
+        tried = class_mix._rehearsed(scene, scene_stage, asked, held, scene_stage.held, 1)
         regression = MixRegression(seen.readings, seen.counts / seen.counts.sum(axis=1, keepdims=True))
         for name, readings in (("seen", tried.readings), ("noise", tried.noise)):
             scores[name] = np.mean([score.l1 for score in class_mix._scored(regression, readings, tried.counts)])

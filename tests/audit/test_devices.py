@@ -106,7 +106,7 @@ def quick():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(audits, "_STRANGERS", 20)
         patch.setattr(feature_inversion, "DECODER_STEPS", 5)
-        for name, few in (("LEARNED", 2), ("HELD", 1), ("MOST_STEPS", 1)):
+        for name, few in (("LEARNED", 2), ("HELD", 1), ("EASY_LEARNED", 2), ("EASY_HELD", 1), ("MOST_STEPS", 1)):
             patch.setattr(class_mix, name, few)
         for name in ("STEPS", "KNOWN_STEPS", "GENERATOR_STEPS"):
             patch.setattr(completed_share, name, 3)

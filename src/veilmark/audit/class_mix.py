@@ -32,12 +32,15 @@ from veilmark.federation.tasks.task import Data
 from veilmark.ppidsg.client_training import PPIDSGClient, to_unit
 from veilmark.ppidsg.secret import SECRET_BYTES, Secret
 from veilmark.run.checkpoints import Tensors
+from veilmark.run.local_training import steps_of
 from veilmark.run.seeds import rng_for
 
 LEARNED = 12
 """Rehearsals that the regression learns from, on each rung."""
 HELD = 4
 """Rehearsals with other pictures that it is tried on."""
+EASY_LEARNED, EASY_HELD = 24, 12
+"""The same where a rehearsal is one step: of four an interval is as wide as what is gained."""
 MOST_STEPS = 10
 """Steps of a rehearsed round, at most."""
 MOST_PIXELS = 40_000
@@ -126,12 +129,16 @@ class _Stage:
         batch: Pictures of a step.
         known: Whether every rehearsal has the same secrets, D, F and C.
         evenest: The largest concentration that mixes are drawn with.
+        learned: Rehearsals that a regression learns from.
+        held: Rehearsals that it is tried on.
     """
 
     steps: int
     batch: int
     known: bool
     evenest: float
+    learned: int
+    held: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,21 +168,23 @@ class ClassMix(Attack):
         record, training = scene.record, scene.record.config.training
         side, classes = record.task.side, len(record.task.classes)
         fewest = min(update.examples for update in record.rounds[0].updates.values())
-        steps = min(MOST_STEPS, training.local_steps or training.epochs * -(-fewest // training.batch))
+        steps = min(MOST_STEPS, steps_of(fewest, training))
         batch = max(1, min(training.batch, MOST_PIXELS // (steps * side**2)))
         known, mixed = "; D, F, C and the key known", f"a round of {steps} steps of {batch} pictures"
         stages = {
-            f"one step of {training.batch} pictures of few classes{known}": _Stage(1, training.batch, True, _SKEWED),
-            f"{mixed}{known}": _Stage(steps, batch, True, _EVEN),
-            f"{mixed}; D, F, C and the key guessed": _Stage(steps, batch, False, _EVEN),
+            f"one step of {training.batch} pictures of few classes{known}": _Stage(
+                1, training.batch, True, _SKEWED, EASY_LEARNED, EASY_HELD
+            ),
+            f"{mixed}{known}": _Stage(steps, batch, True, _EVEN, LEARNED, HELD),
+            f"{mixed}; D, F, C and the key guessed": _Stage(steps, batch, False, _EVEN, LEARNED, HELD),
         }
         asked, learned, held = _parts(scene)
         scores: dict[str, list[LabelScore]] = {}
         chances: dict[str, list[LabelScore]] = {}
         noise: dict[str, list[LabelScore]] = {}
         for number, (rung, stage) in enumerate(stages.items()):
-            seen = _rehearsed(scene, stage, asked, learned, LEARNED, 2 * number)
-            tried = _rehearsed(scene, stage, asked, held, HELD, 2 * number + 1)
+            seen = _rehearsed(scene, stage, asked, learned, stage.learned, 2 * number)
+            tried = _rehearsed(scene, stage, asked, held, stage.held, 2 * number + 1)
             regression = MixRegression(seen.readings, seen.counts / seen.counts.sum(axis=1, keepdims=True))
             scores[rung] = _scored(regression, tried.readings, tried.counts)
             noise[rung] = _scored(regression, tried.noise, tried.counts)
