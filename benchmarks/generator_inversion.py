@@ -4,12 +4,14 @@
     python benchmarks/generator_inversion.py --print       # tables from the committed figures
 
 Public pictures of MNIST, a fresh generator as the first round broadcasts it, and one step on one picture: the easiest
-rung of ``veilmark audit``. The attacker knows D, F, C, the key and the label. Four questions:
+rung of ``veilmark audit``. The attacker knows D, F, C, the key and the label. Five questions:
 
 - *How near must a guess be, to be seen?* Noise of several sizes is added to the true picture; how far (cosine
   distance) is the gradient of that from the true one, and how far are the gradients of strangers? By loss as well.
 - *Where does a search end?* From the mean of public pictures along their principal components (what the audit plays),
   by L-BFGS on squared distance (DLG), and pixel by pixel from the true picture with noise added.
+- *Is it the attack or the generator?* DLG by the same three losses where all networks are small and smooth, with the
+  corner of the semantic loss as clients have it and rounded by the attacker; and the latter on PPIDSG's own generator.
 - *Can the way back be learned?* Ridge regression from sketched gradients of other pictures to pixels.
 - *Can a guess be checked?* The area under the curve by which the size of the gradients' cosine tells the true picture
   from strangers of its class; with everything known, and with D, F, C and the key guessed (the mean of three guesses).
@@ -46,7 +48,8 @@ from veilmark.audit.gradient_inversion import (
     generator_gradient,
     psnr,
 )
-from veilmark.audit.inversion_search import scrambled, search
+from veilmark.audit.inversion_ladder import CONTROL_STEPS, CORNER
+from veilmark.audit.inversion_search import scrambled, search, smooth_gradient
 from veilmark.federation.methods.ppidsg import PPIDSGOptions, cipher_of
 from veilmark.federation.tasks.classify import ClassifyConfig, load_classify
 from veilmark.ppidsg.client_training import PPIDSGClient, to_unit
@@ -117,11 +120,11 @@ class Attacker:
             self.client.generator.apply(_reset)
         self.table = cipher.table(*pictures.shape[1:])
 
-    def gradient(self, semantic: float = 1.0, classes: float = 2.0) -> GradientOf:
+    def gradient(self, semantic: float = 1.0, classes: float = 2.0, corner: float = 0.0) -> GradientOf:
         """What makes gradients of G, of pictures and class probabilities."""
-        head = nn.Sequential(self.client.extractor, self.client.classifier)
+        head, generator = nn.Sequential(self.client.extractor, self.client.classifier), self.client.generator
         scramble = partial(scrambled, self.table)
-        return generator_gradient(self.client.generator, self.client.discriminator, head, scramble, semantic, classes)
+        return generator_gradient(generator, self.client.discriminator, head, scramble, semantic, classes, corner)
 
 
 def _reset(layer: nn.Module) -> None:
@@ -224,9 +227,21 @@ def measure(folder: Path, advance: Callable[[], None]) -> dict[str, Any]:
         made = search(gradient, seen[row], labels, CLASSES, inputs[list(others)][:200], steps=STEPS, seed=row)
         note("search", "along principal components", float(psnr(made, x)))
         advance()
-        lbfgs = dlg(gradient, seen[row], (1, *x.shape[1:]), CLASSES, labels, steps=LBFGS_STEPS, restarts=1, seed=row)
-        note("search", "DLG, label known", float(psnr(lbfgs.pictures, x)))
-        advance()
+        shape = (1, *x.shape[1:])
+        for corner, words in ((0.0, "as clients have it"), (CORNER, "rounded")):
+            of_attacker = known.gradient(corner=corner)
+            lbfgs = dlg(of_attacker, seen[row], shape, CLASSES, labels, steps=LBFGS_STEPS, restarts=1, seed=row)
+            note("search", f"DLG, label known; corner {words}", float(psnr(lbfgs.pictures, x)))
+            advance()
+        sharp, rounded = (
+            smooth_gradient(x.shape[1], x.shape[2], CLASSES, partial(scrambled, known.table), corner=corner, seed=row)
+            for corner in (0.0, CORNER)
+        )
+        given = plain(sharp, x, y)
+        for of_small, words in ((sharp, "as clients have it"), (rounded, "rounded")):
+            found_by = dlg(of_small, given, shape, CLASSES, labels, steps=CONTROL_STEPS, restarts=1, seed=row)
+            note("small and smooth", f"corner {words}", float(psnr(found_by.pictures, x)))
+            advance()
         for spread in STARTS:
             begin = with_noise(x, spread, row)
             ended = cosine_inversion(
@@ -264,7 +279,7 @@ def _alike(labels: Tensor, row: int, others: Rows) -> list[int]:
 
 def pieces() -> int:
     """How much work there is."""
-    return ATTACKED * (len(LOSSES) + 3 + GUESSES + len(STARTS)) + PUBLIC - ATTACKED
+    return ATTACKED * (len(LOSSES) + 6 + GUESSES + len(STARTS)) + PUBLIC - ATTACKED
 
 
 def tables(figures: dict[str, dict[str, Sequence[float]]]) -> list[str]:
@@ -281,9 +296,11 @@ def tables(figures: dict[str, dict[str, Sequence[float]]]) -> list[str]:
         lines.append([row, f"{of_noise[0]:.1f}" if of_noise else "", *distances])
     ends = [["search", "PSNR, dB (95 %)"], ["---"] * 2]
     ends += [[name, cell(value, 1)] for name, value in figures["search"].items()]
+    smooth = [["the same losses, small and smooth networks: DLG", "PSNR, dB (95 %)"], ["---"] * 2]
+    smooth += [[name, cell(value, 1)] for name, value in figures["small and smooth"].items()]
     checked = [["what the attacker has", "area under the curve, % (95 %)"], ["---"] * 2]
     checked += [[name, cell(value, 1)] for name, value in figures["checked"].items()]
-    return ["\n".join("| " + " | ".join(line) + " |" for line in some) for some in (lines, ends, checked)]
+    return ["\n".join("| " + " | ".join(line) + " |" for line in some) for some in (lines, ends, smooth, checked)]
 
 
 def main() -> None:

@@ -23,7 +23,6 @@ from veilmark.audit.gradient_inversion import (
     Likeness,
     classifier_gradient,
     dlg,
-    generator_gradient,
     likeness,
     noise_like,
     psnr,
@@ -32,10 +31,10 @@ from veilmark.audit.gradient_inversion import (
 )
 from veilmark.audit.inversion_search import (
     SmallSigmoidNetwork,
-    SmallSmoothGenerator,
     compact_gradient,
     scrambled,
     search,
+    smooth_gradient,
     stepped_gradient,
 )
 from veilmark.audit.label_inference import LabelCounts
@@ -394,16 +393,16 @@ class InversionOfGenerator(_Ladder):
         task, options = record.task, record.method.options
         assert isinstance(options, PPIDSGOptions)
         x, labels, classes = to_unit(scene.public.inputs[row]), scene.public.targets[row], len(task.classes)
-        generator = SmallSmoothGenerator(task.channels, scene.seed).to(scene.device)
-        judge, head = (
-            SmallSigmoidNetwork(task.channels, task.side, leaves, scene.seed + place).to(scene.device)
-            for place, leaves in enumerate((1, classes))
-        )
-        parts = (generator, judge, head, partial(scrambled, played_table(scene, 0)), options.semantic, options.classes)
-        hard = one_hot(labels, classes).float().to(scene.device)
-        seen = [some.detach() for some in generator_gradient(*parts)(x.to(scene.device), hard)]
+        sharp, rounded = (
+            smooth_gradient(
+                task.channels, task.side, classes, partial(scrambled, played_table(scene, 0)), options.semantic,
+                options.classes, corner, scene.seed, scene.device,
+            )
+            for corner in (0.0, CORNER)
+        )  # fmt: skip
+        seen = list(sharp(x.to(scene.device), one_hot(labels, classes).float().to(scene.device)))
         found = dlg(
-            generator_gradient(*parts, corner=CORNER), seen, (1, *x.shape[1:]), classes, labels, steps=CONTROL_STEPS,
+            rounded, seen, (1, *x.shape[1:]), classes, labels, steps=CONTROL_STEPS,
             restarts=1, seed=scene.seed, advance=scene.advance,
         )  # fmt: skip
         return _in_order(found.pictures.cpu(), x)

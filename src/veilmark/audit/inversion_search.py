@@ -5,14 +5,14 @@ The attacks that search are in :mod:`veilmark.audit.inversion_ladder`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
-from veilmark.audit.gradient_inversion import GradientOf, cosine_inversion
+from veilmark.audit.gradient_inversion import GradientOf, cosine_inversion, generator_gradient
 from veilmark.federation.tasks.classify import ClassifierNetwork
 from veilmark.ppidsg.cipher import Table
 from veilmark.run.local_training import Training, sgd_weight
@@ -61,6 +61,38 @@ class SmallSmoothGenerator(nn.Sequential):
         with torch.no_grad():
             for parameter in self.parameters():
                 parameter.uniform_(-0.3, 0.3, generator=generator)
+
+
+def smooth_gradient(
+    channels: int,
+    side: int,
+    classes: int,
+    scramble: Callable[[Tensor], Tensor],
+    semantic: float = 1.0,
+    class_weight: float = 2.0,
+    corner: float = 0.0,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> GradientOf:
+    """The gradient of PPIDSG's generator step where G, D, and C after F are small and smooth.
+
+    Args:
+        channels: 1 or 3.
+        side: Pixels, a multiple of 4.
+        classes: Number of classes.
+        scramble: The cipher; differentiable.
+        semantic: Weight of the semantic loss.
+        class_weight: Weight of the class loss.
+        corner: See :func:`veilmark.audit.gradient_inversion.generator_gradient`.
+        seed: Of the networks.
+        device: Where they compute.
+    """
+    judge, head = (
+        SmallSigmoidNetwork(channels, side, leaves, seed + place).to(device)
+        for place, leaves in enumerate((1, classes))
+    )
+    generator = SmallSmoothGenerator(channels, seed).to(device)
+    return generator_gradient(generator, judge, head, scramble, semantic, class_weight, corner)
 
 
 def compact_gradient(network: ClassifierNetwork, seen: Mapping[str, Tensor]) -> tuple[GradientOf, list[Tensor]]:
