@@ -100,7 +100,8 @@ NOT_TRIED = (
     "members found at 0.1 % of false alarms: that takes 10,000 strangers, and 1,000 are asked about at most",
     "what the scores of clients say, which they send for the table of rounds and which are in no transcript",
     "candidates that are only like a picture, or whose label is not known, held against the generator",
-    "membership with more than nine shadow federations, or with others of as many clients as the run",
+    "membership with more than nine shadow federations, or with others of as many clients as the run; and, where no "
+    "whole classifier travels, with any: behind a generator a server could play them too, with heads that it learns",
 )
 """What an audit does not do, said in its report."""
 
