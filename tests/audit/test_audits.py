@@ -184,6 +184,7 @@ def test_a_control_on_another_network_does_not_stand_for_the_methods_own():
     works, fails = (finding("easy", 60.0, low, 65.0, positive=90.0) for low in (55.0, 45.0))
     assert verdict([works, real]).kind == "not found"
     assert verdict([fails, real]).kind == "not shown to work"
+    assert "succeeds in its control (90.0 %, chance 50.0)" in verdict([fails, real]).words
 
 
 def test_a_key_is_scored_with_the_runs_secrets_only(runs, tmp_path):
@@ -263,7 +264,9 @@ def test_a_control_that_may_be_chance_or_noise_shows_nothing(low, noise, kind):
         finding("easy", 60.0, low, 75.0, positive=60.0, negative=noise),
         finding(value=51.0, low=45.0, high=56.0, positive=60.0, negative=noise),
     ]
-    assert verdict(found).kind == kind
+    said = verdict(found)
+    assert said.kind == kind
+    assert ("did not succeed where it must" in said.words) == (kind == "not shown to work")
 
 
 def test_a_control_below_the_easiest_rung_must_succeed_beyond_its_interval():
