@@ -115,6 +115,25 @@ def test_a_search_finds_a_picture_and_nothing_in_noise(scene_of):
     assert found[1] < chance
 
 
+def test_a_classifiers_picture_is_found_whatever_size_its_gradient_has(scene_of):
+    scene = scene_of("none")
+    network = network_of(scene.record, scene.record.rounds[0].broadcast)
+    x, labels = first_picture(scene)
+    strangers = inversion_ladder._strangers(scene)
+    chance = float(psnr(strangers, x.expand_as(strangers)).max())
+    seen = gradients_of(network, x, labels)
+    generator = torch.Generator().manual_seed(0)
+    noise = {name: torch.randn(some.shape, generator=generator) * some.std() for name, some in seen.items()}
+    larger = {name: 7 * some for name, some in seen.items()}
+    true, sized, blind = (
+        InversionOfClassifier()._searched(scene, *compact_gradient(network, some), labels, 0)
+        for some in (seen, larger, noise)
+    )
+    assert float(psnr(true, x)[0]) > chance + 5
+    assert float(psnr(sized, x)[0]) > chance + 5
+    assert float(psnr(blind, x)[0]) < chance
+
+
 def test_the_control_must_succeed(scene_of, monkeypatch):
     monkeypatch.setattr(inversion_ladder, "CONTROL_STEPS", 15)
     near, alike = InversionOfClassifier()._control(scene_of("none"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -21,6 +22,18 @@ from veilmark.ppidsg.losses import adversarial_loss, semantic_loss
 
 GradientOf = Callable[[Tensor, Tensor], Sequence[Tensor]]
 """Pictures ``(n, c, h, w)`` in [-1, 1] and class probabilities ``(n, k)`` to gradients, with their graph."""
+Distance = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
+"""How far two gradients are apart, with its graph."""
+
+
+class Coordinates(Protocol):
+    """Numbers that pictures are made of, so that a search may go along them."""
+
+    def size(self, shape: tuple[int, int, int, int]) -> tuple[int, ...]:
+        """The shape of the numbers behind pictures of a shape ``(n, c, h, w)``."""
+
+    def picture(self, numbers: Tensor) -> Tensor:
+        """The pictures, with their graph."""
 
 
 FAINT = 0.2
@@ -198,6 +211,8 @@ def dlg(
     classes: int,
     labels: Tensor | None = None,
     *,
+    distance: Distance | None = None,
+    along: Coordinates | None = None,
     steps: int = 100,
     restarts: int = 3,
     seed: int = 0,
@@ -206,7 +221,8 @@ def dlg(
     """DLG (Zhu et al. 2019, arXiv 1906.08935): squared distance of gradients, L-BFGS, labels found with the pictures.
 
     With labels given it is iDLG (Zhao et al. 2020, arXiv 2001.02610), which takes them from the gradient's signs.
-    Distance and optimiser are the paper's; it goes along cosine waves in place of pixels, with a line search.
+    Distance, if no other is given, and optimiser are the paper's; it goes along cosine waves, or other coordinates, in
+    place of pixels, with a line search.
 
     Args:
         gradient: What makes gradients.
@@ -214,19 +230,22 @@ def dlg(
         shape: Of the pictures: number, channels, height, width.
         classes: Number of classes.
         labels: ``(n,)`` int64 where they are known.
+        distance: Of two gradients; squared by default.
+        along: Coordinates of pictures of this shape, on that device; cosine waves by default.
         steps: Steps of L-BFGS for each start, about 20 evaluations each; fewer where nothing more is gained.
         restarts: Random starts; the nearest is kept.
         seed: Of the starts.
         advance: Called after each step.
     """
     best: Inverted | None = None
-    device = seen[0].device
+    measured, device = distance or squared_distance, seen[0].device
     known = None if labels is None else one_hot(labels, classes).float().to(device)
-    waves = Waves(*shape[2:], device=device)
+    coordinates = along or Waves(*shape[2:], device=device)
     for start in range(restarts):
         generator = torch.Generator().manual_seed(seed * 1000 + start)
         # A faint start: a glaring one saturates the network and leads nowhere.
-        numbers = (FAINT * torch.randn(shape, generator=generator)).to(device).requires_grad_()
+        drawn = torch.randn(coordinates.size(shape), generator=generator)
+        numbers = (FAINT * drawn).to(device).requires_grad_()
         logits = torch.randn(shape[0], classes, generator=generator).to(device).requires_grad_()
         wanted = [numbers, logits] if known is None else [numbers]
         optimizer = torch.optim.LBFGS(
@@ -235,13 +254,13 @@ def dlg(
 
         def apart(numbers: Tensor = numbers, logits: Tensor = logits) -> Tensor:
             said = logits.softmax(dim=1) if known is None else known
-            return squared_distance(gradient(waves.picture(numbers), said), seen)
+            return measured(gradient(coordinates.picture(numbers), said), seen)
 
         def closure(wanted: Sequence[Tensor] = wanted, apart: Callable[[], Tensor] = apart) -> Tensor:
-            distance = apart()
-            for tensor, slope in zip(wanted, torch.autograd.grad(distance, wanted), strict=True):
+            far = apart()
+            for tensor, slope in zip(wanted, torch.autograd.grad(far, wanted), strict=True):
                 tensor.grad = slope
-            return distance.detach()
+            return far.detach()
 
         last = float("inf")
         for _ in range(steps):
@@ -253,7 +272,7 @@ def dlg(
         nearness = float(apart().detach())
         if np.isfinite(nearness) and (best is None or nearness < best.distance):
             said = logits.detach().softmax(dim=1) if known is None else known
-            best = Inverted(waves.picture(numbers.detach()).clamp(-1, 1), said, nearness)
+            best = Inverted(coordinates.picture(numbers.detach()).clamp(-1, 1), said, nearness)
     if best is None:
         # Every start ran away: the attack has nothing, and says so by noise.
         noise = torch.rand(shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1

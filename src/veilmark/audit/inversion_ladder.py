@@ -22,6 +22,7 @@ from veilmark.audit.gradient_inversion import (
     GradientOf,
     Likeness,
     classifier_gradient,
+    cosine_distance,
     dlg,
     likeness,
     noise_like,
@@ -41,6 +42,7 @@ from veilmark.audit.label_inference import LabelCounts
 from veilmark.audit.own_step import OWN_STEP, is_plain, own_step
 from veilmark.audit.played_client import played_gradient, played_steps, played_table
 from veilmark.audit.record import Record, RecordedRound, ThreatModel, in_noise, network_of
+from veilmark.audit.waves import LikelyPictures
 from veilmark.federation.engine import side_by_side
 from veilmark.federation.messages import Update
 from veilmark.federation.methods.ppidsg import PPIDSGOptions
@@ -51,10 +53,10 @@ from veilmark.ppidsg.losses import class_loss
 from veilmark.ppidsg.networks import Generator
 from veilmark.run.local_training import Training, rate, sgd_weight, steps_of
 
-STEPS = 100
-"""Of a search for a classifier's pictures."""
+STEPS = 5
+"""Of L-BFGS in a search for a classifier's pictures, some 20 evaluations each."""
 GENERATOR_STEPS = 20
-"""Of a search for a generator's pictures, which cost more each. No number finds these: docs/audit-attacks.md."""
+"""Of Adam in a search for a generator's pictures, dearer each. No number finds these: docs/audit-attacks.md."""
 CONTROL_STEPS = 30
 """Of L-BFGS in the positive control."""
 CORNER = 0.1
@@ -69,24 +71,15 @@ CLIENTS = 4
 NOISES = 2
 """Of those, how many have noise in their place: a mean is asked for, and no interval."""
 STRANGERS = 200
-"""Public pictures whose nearest one is chance, and whose spread is where searches look."""
+"""Public pictures whose nearest one is chance, and along whose components searches go."""
 _BATCH, _MOST = 4, 8
 _PSNR, _SSIM = ("PSNR of the nearest picture", "dB"), ("SSIM of the nearest picture", "%")
 
 
 class _Ladder(Attack):
-    """What both ladders share: how they search, and how rungs are scored."""
+    """What both ladders share: how rungs are scored."""
 
     threat_model = ThreatModel.server
-
-    def _searched(
-        self, scene: Scene, gradient: GradientOf, seen: Sequence[Tensor], labels: Tensor, steps: int, number: int
-    ) -> Tensor:
-        """Pictures ``(n, c, s, s)``, on the CPU, of a gradient on the scene's device; another number: other starts."""
-        classes, seed = len(scene.record.task.classes), scene.seed * 100 + number
-        made = search(gradient, seen, labels, classes, _strangers(scene), steps=steps, seed=seed)
-        scene.advance()
-        return made.cpu()
 
     def _rehearsed(self, scene: Scene, rung: str, true: Tensor, made: Tensor) -> list[Finding]:
         """Scores pictures that were made of public ones."""
@@ -228,7 +221,7 @@ class InversionOfClassifier(_Ladder):
 
         def searched(place: int) -> Tensor:
             if place == len(every):
-                return self._searched(scene, in_steps, stepped, targets[few], STEPS, 0)
+                return self._searched(scene, in_steps, stepped, targets[few], 0)
             gradients, pictured, number = every[place]
             return self._of_network(scene, network, gradients, targets[pictured], number)
 
@@ -302,7 +295,24 @@ class InversionOfClassifier(_Ladder):
     def _of_network(
         self, scene: Scene, network: ClassifierNetwork, seen: Mapping[str, Tensor], labels: Tensor, number: int
     ) -> Tensor:
-        return self._searched(scene, *compact_gradient(network, seen), labels, STEPS, number)
+        return self._searched(scene, *compact_gradient(network, seen), labels, number)
+
+    def _searched(
+        self, scene: Scene, gradient: GradientOf, seen: Sequence[Tensor], labels: Tensor, number: int
+    ) -> Tensor:
+        """Pictures ``(n, c, s, s)``, on the CPU, of a gradient on the scene's device; another number: another start.
+
+        By cosine distance, as in Geiping et al.: how large the gradient behind several steps is, is known roughly; and
+        along what public pictures have in common, in place of their total variation.
+        """
+        task, public = scene.record.task, _strangers(scene)
+        shape, along = (len(labels), *public.shape[1:]), LikelyPictures(public, scene.device)
+        found = dlg(
+            gradient, seen, shape, len(task.classes), labels, distance=cosine_distance, along=along, steps=STEPS,
+            restarts=1, seed=scene.seed * 100 + number,
+        )  # fmt: skip
+        scene.advance()
+        return found.pictures.cpu()
 
     def _control(self, scene: Scene) -> tuple[float, float]:
         """PSNR in dB and SSIM in percent of a public picture out of a gradient that must give it and its label away."""
@@ -348,7 +358,7 @@ class InversionOfGenerator(_Ladder):
 
         def searched(place: int) -> Tensor:
             gradient, gradients, row = tries[place]
-            return self._searched(scene, gradient, gradients, targets[row : row + 1], GENERATOR_STEPS, row)
+            return self._searched(scene, gradient, gradients, targets[row : row + 1], row)
 
         pictures = [found for _, found in side_by_side(range(len(tries)), searched, scene.device)]
         made = [pictures[place::4] for place in range(4)]
@@ -380,9 +390,18 @@ class InversionOfGenerator(_Ladder):
             tries[client] = (seen, labels)
 
         def searched(client: int) -> Tensor:
-            return self._searched(scene, gradient, *tries[client], GENERATOR_STEPS, client)
+            return self._searched(scene, gradient, *tries[client], client)
 
         return dict(side_by_side(list(tries), searched, scene.device))
+
+    def _searched(
+        self, scene: Scene, gradient: GradientOf, seen: Sequence[Tensor], labels: Tensor, number: int
+    ) -> Tensor:
+        """Pictures ``(n, c, s, s)``, on the CPU, of a gradient on the scene's device; another number: another start."""
+        classes, seed = len(scene.record.task.classes), scene.seed * 100 + number
+        made = search(gradient, seen, labels, classes, _strangers(scene), steps=GENERATOR_STEPS, seed=seed)
+        scene.advance()
+        return made.cpu()
 
     def _control(self, scene: Scene) -> tuple[float, float]:
         """PSNR in dB and SSIM in percent of a public picture, by the same losses, of small and smooth networks.

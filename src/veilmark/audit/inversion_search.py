@@ -13,12 +13,10 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from veilmark.audit.gradient_inversion import GradientOf, cosine_inversion, generator_gradient
+from veilmark.audit.waves import principal_axes
 from veilmark.federation.tasks.classify import ClassifierNetwork
 from veilmark.ppidsg.cipher import Table
 from veilmark.run.local_training import Training, sgd_weight
-
-REACH = 2.0
-"""Standard deviations that a search goes from the mean in each direction."""
 
 
 class SmallSigmoidNetwork(nn.Sequential):
@@ -217,11 +215,7 @@ def search(
         ``(n, c, s, s)`` in [-1, 1], on that device.
     """
     shape = (len(labels), *public.shape[1:])
-    mean = public.flatten(1).mean(dim=0)
-    # On the CPU: another device may turn axes round, and a search would begin elsewhere.
-    _, spread, axes = torch.linalg.svd(public.flatten(1) - mean, full_matrices=False)
-    axes = axes * (REACH * spread / len(public) ** 0.5)[:, None]
-    mean, axes = mean.to(seen[0].device), axes.to(seen[0].device)
+    mean, axes = (some.to(seen[0].device) for some in principal_axes(public))
 
     def picture(z: Tensor) -> Tensor:
         # Of as many numbers as there are pixels the first ones count.
