@@ -52,8 +52,8 @@ class LikelyPictures:
     """Pictures as what public ones have in common, and faint cosine waves for what they do not.
 
     A search along principal components alone stays where public pictures are; along waves alone it begins knowing
-    nothing of them. On one gradient of one picture (100 evaluations of L-BFGS) both together found more on digits than
-    either, and on MNIST more than components alone (22.0 dB for 21.0; waves alone 25.8, which on digits have 18.8).
+    nothing of them. With as many evaluations both together find more than components alone on digits and on MNIST;
+    waves alone find the most on MNIST and the least on digits (docs/audit-attacks.md).
 
     Args:
         public: ``(m, c, h, w)`` in [-1, 1], on the CPU: other pictures of the same kind.
