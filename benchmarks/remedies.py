@@ -52,6 +52,7 @@ from veilmark.federation.tasks.task import Data
 from veilmark.ppidsg.cipher import Cipher
 from veilmark.ppidsg.client_training import to_unit
 from veilmark.ppidsg.secret import SECRET_BYTES, Secret
+from veilmark.report.verdicts import AuditFinding, verdict
 from veilmark.run.folder import RunError, RunFolder, write_json
 from veilmark.run.progress import console, say
 from veilmark.run.seeds import rng_for
@@ -328,16 +329,17 @@ def _markdown(lines: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _said(cell: dict[str, Any], attack: str, rung: str = REAL, controls: bool = False) -> str:
-    """A figure of a cell with chance in brackets; ``-`` where it was not asked."""
+def _said(cell: dict[str, Any], attack: str, rung: str = REAL) -> str:
+    """An attack's own figure with interval and chance, bold where it *leaks*; ``-`` where it was not asked."""
     lines = [x for x in cell["findings"] + cell["own"] if x["attack"] == attack and x["rung"].startswith(rung)]
     if not lines:
         return "-"
     line = lines[0]
-    beside = f"{line['chance']:.1f}"
-    if controls:
-        beside = f"noise {line['negative_control']:.0f}, must {line['positive_control']:.0f}"
-    return f"{line['value']:.1f} ({beside})"
+    said = f"{line['value']:.1f} ({line['low']:.1f} to {line['high']:.1f}; {line['chance']:.1f})"
+    if line not in cell["findings"]:
+        return said
+    of_attack = [AuditFinding(**x) for x in cell["findings"] if x["attack"] == attack]
+    return f"**{said}**" if verdict(of_attack).kind == "leaks" else said
 
 
 def _first(*texts: str) -> str:
@@ -352,6 +354,8 @@ def parts_table(cells: list[dict[str, Any]]) -> str:
         "membership by loss",
         "membership with shadow federations (LiRA)",
         "membership from prediction vectors",
+        "membership behind the share",
+        "membership behind the share, by the server",
         "key out of the generator",
         "linking of messages",
     ]
@@ -359,28 +363,42 @@ def parts_table(cells: list[dict[str, Any]]) -> str:
     lines = [head, ["---"] * len(head)]
     for cell in cells:
         sent = cell["bytes_up_per_client_round"] / 1e6
-        said = [_said(cell, attack, controls="membership" in attack) for attack in attacks]
+        said = [_said(cell, attack) for attack in attacks]
         lines.append([cell["name"], str(cell["seed"]), f"{cell['accuracy']['mean']:.1f}", f"{sent:.1f}", *said])
     return _markdown(lines)
 
 
-def remedies_table(cells: list[dict[str, Any]]) -> str:
-    """What each remedy buys and costs."""
+def _remedy(cell: dict[str, Any]) -> list[str]:
+    return ["nothing" if cell["name"] == "G" else cell["name"], str(cell["seed"])]
+
+
+def price_table(cells: list[dict[str, Any]]) -> str:
+    """What each remedy costs."""
     head = ["PPIDSG with", "seed", "accuracy %", "by client", "epsilon of a client", "semantic loss", "probe on G(x) %"]
-    head += ["L1 to scramble(x)", "key out of the released G", "sender's key out of its own G", "one leaked pair"]
-    head += ["16 leaked pairs", "jigsaw", "G(x) turned back, dB", "linked", "movement"]
+    head += ["L1 to scramble(x)", "movement", "played"]
     lines = [head, ["---"] * len(head)]
     for cell in cells:
-        accuracy, losses, made = cell["accuracy"], cell["losses"], cell["generator"]
-        line = ["nothing" if cell["name"] == "G" else cell["name"], str(cell["seed"]), f"{accuracy['mean']:.1f}"]
-        line.append(f"{accuracy['min']:.0f} to {accuracy['max']:.0f}")
+        accuracy, losses, made, movement = cell["accuracy"], cell["losses"], cell["generator"], cell["movement"]
+        line = [*_remedy(cell), f"{accuracy['mean']:.1f}", f"{accuracy['min']:.0f} to {accuracy['max']:.0f}"]
         line.append(f"{losses['epsilon']:.3g}" if "epsilon" in losses else "none")
         line.append(f"{losses['semantic']:.2f}" if "semantic" in losses else "-")
+        line += [f"{made['probe']:.1f}", f"{made['l1']:.2f}"]
+        line.append(f"{movement['median']:.1f} ({movement['min']:.1f} to {movement['max']:.1f})")
+        lines.append([*line, cell["date"]])
+    return _markdown(lines)
+
+
+def remedies_table(cells: list[dict[str, Any]]) -> str:
+    """What each remedy buys."""
+    head = ["PPIDSG with", "seed", "key out of the released G", "sender's key out of its own G"]
+    head += ["members, by another client", "members, by the server", "one leaked pair", "16 leaked pairs", "jigsaw"]
+    head += ["G(x) turned back, dB", "linked"]
+    lines = [head, ["---"] * len(head)]
+    for cell in cells:
         # With keys of clients that attack asks each client's own generator, as the next column does.
         common = cell["config"]["options"]["ppidsg"].get("scope", "federation") != "client"
-        line += [f"{made['probe']:.1f}", f"{made['l1']:.2f}"]
-        line.append(_said(cell, "key out of the generator") if common else "-")
-        line.append(_said(cell, "own key"))
+        line = [*_remedy(cell), _said(cell, "key out of the generator") if common else "-", _said(cell, "own key")]
+        line += [_said(cell, f"membership behind the share{whose}") for whose in ("", ", by the server")]
         for rung in ("1 leaked", "16 leaked"):
             line.append(
                 _first(*(_said(cell, f"{whose}key from leaked pairs", rung) for whose in ("", "one client's ")))
@@ -388,18 +406,15 @@ def remedies_table(cells: list[dict[str, Any]]) -> str:
         line.append(_jigsaw_said(cell))
         line.append(_said(cell, "pictures from generated ones", "G(x) of clients"))
         line.append(_said(cell, "linking of messages"))
-        movement = cell["movement"]
-        line.append(f"{movement['median']:.1f} ({movement['min']:.1f} to {movement['max']:.1f})")
         lines.append(line)
     return _markdown(lines)
 
 
 def _jigsaw_said(cell: dict[str, Any]) -> str:
-    lines = [x for x in cell["findings"] + cell["own"] if "scrambled pictures alone" in x["attack"]]
-    found = [x for x in lines if ": jigsaw" in x["rung"]]
-    if not found:
-        return _said(cell, "one picture's jigsaw")
-    return f"{found[0]['value']:.1f} ({found[0]['chance']:.1f})"
+    for line in cell["findings"] + cell["own"]:
+        if "scrambled pictures alone" in line["attack"] and ": jigsaw" in line["rung"]:
+            return _said(cell, line["attack"], line["rung"])
+    return _said(cell, "one picture's jigsaw")
 
 
 def finished(cells: list[Cell], results: Path) -> list[dict[str, Any]]:
@@ -439,7 +454,8 @@ def main() -> None:
         write_json(path, found)
     made = finished(cells, args.results)
     for data in dict.fromkeys(cell["data"] for cell in made):
-        for names, table in ((list(PARTS), parts_table), (["G", *REMEDIES, *LARGER], remedies_table)):
+        remedies = ["G", *REMEDIES, *LARGER]
+        for names, table in ((list(PARTS), parts_table), (remedies, price_table), (remedies, remedies_table)):
             rows = [cell for cell in made if cell["data"] == data and cell["name"] in names]
             rows.sort(key=lambda cell: (names.index(cell["name"]), cell["seed"]))
             # Of larger blocks G alone is there: nothing to compare it with.

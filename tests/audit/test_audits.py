@@ -2,8 +2,10 @@
 
 import json
 import shutil
+from typing import ClassVar
 
 import pytest
+from rich.progress import Progress
 
 from tiny_federations import config, play
 from veilmark.audit import (
@@ -22,6 +24,7 @@ from veilmark.report.audit import audit_table, read_audit, write_audit_report
 from veilmark.report.verdicts import AuditFinding, verdict
 from veilmark.run.errors import ConfigError, DataError
 from veilmark.run.folder import RunError
+from veilmark.run.progress import console
 
 KEYS = {
     "attack", "threat_model", "method", "dataset", "seed", "n", "rung", "metric", "unit", "value", "low", "high",
@@ -106,9 +109,29 @@ def test_what_is_finished_is_not_played_again(runs, audited, tmp_path, monkeypat
             audit_run(runs["none"], None, out, without=few)
     with monkeypatch.context() as once:
         once.setattr(attack, "findings", lambda *words: 1 / 0)
-        audit_run(runs["none"], None, out, without=few)
+        summary = audit_run(runs["none"], None, out, without=few)
+    # How long what was played before took is not forgotten.
+    assert set(summary["seconds"]) == set(ATTACKS) - few - set(summary["obstacles"])
     found = [line for line in findings(runs, "none") if line["attack"] not in few]
     assert json.loads((out / "audit.json").read_text()) == found
+
+
+def test_the_bar_of_the_whole_audit_goes_by_what_attacks_cost(runs, tmp_path, monkeypatch):
+    class Bar(Progress):
+        steps: ClassVar[list[float]] = []
+
+        def advance(self, task_id, advance=1):
+            super().advance(task_id, advance)
+            if self.tasks[0].id == task_id:
+                Bar.steps.append(advance)
+
+    monkeypatch.setattr(audits, "progress_bar", lambda unit: Bar(console=console, disable=True))
+    asked = ["linking by declared figures", "label counts", "linking of messages"]
+    summary = audit_run(runs["none"], None, tmp_path / "out", without=set(ATTACKS) - set(asked))
+    costs = [ATTACKS[name].cost for name in summary["seconds"]]
+    assert set(summary["seconds"]) == set(asked)
+    assert Bar.steps == pytest.approx([100 * cost / sum(costs) for cost in costs])
+    assert sum(Bar.steps) == pytest.approx(100)
 
 
 def test_a_spent_budget_lists_what_it_skipped(runs, audited, tmp_path):

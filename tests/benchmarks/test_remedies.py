@@ -79,3 +79,23 @@ def test_a_cell_says_what_its_tables_print(tmp_path, monkeypatch):
     assert rows[3][key] == "-"
     assert rows[3][rows[0].index("one leaked pair")] != "-"
     assert len(remedies.parts_table([common]).splitlines()) == 3
+    price = [row.split(" | ") for row in remedies.price_table([common, own]).splitlines()]
+    assert {len(row) for row in price} == {len(price[0])}
+    assert price[2][price[0].index("accuracy %")] == f"{common['accuracy']['mean']:.1f}"
+
+
+def test_what_leaks_is_bold():
+    """An attack's verdict, which its figures beyond chance, its control and noise make; nothing else is bold."""
+    line = {
+        "attack": "membership behind the share", "threat_model": "curious-client", "method": "ppidsg",
+        "dataset": "digits", "seed": 0, "n": 600, "metric": "area under the curve", "unit": "%", "chance": 50.0,
+        "positive_control": 98.0, "negative_control": 50.0,
+    }  # fmt: skip
+    learned = line | {"rung": "learned by heart", "value": 98.0, "low": 95.0, "high": 100.0}
+    leaking = line | {"rung": "as it was", "value": 60.0, "low": 57.0, "high": 63.0}
+    silent = line | {"rung": "as it was", "value": 51.0, "low": 48.0, "high": 54.0}
+    for real, said in ((leaking, "**60.0 (57.0 to 63.0; 50.0)**"), (silent, "51.0 (48.0 to 54.0; 50.0)")):
+        cell = {"findings": [learned, real], "own": [real | {"attack": "own key"}]}
+        assert remedies._said(cell, "membership behind the share") == said
+        assert "*" not in remedies._said(cell, "own key")
+    assert remedies._said({"findings": [], "own": []}, "own key") == "-"

@@ -119,6 +119,8 @@ class Attack(ABC):
     """What it needs, in words."""
     question: ClassVar[str]
     """What it answers, for a reader who does not know the field."""
+    cost: ClassVar[float] = 1.0
+    """How long it takes beside others, for the time left: seconds on the first look, as ``summary.json`` says them."""
 
     @abstractmethod
     def obstacle(self, record: Record) -> str | None:

@@ -185,15 +185,21 @@ def audit_run(
     truth, public = _truth(record, run, data, secrets)
     out.mkdir(parents=True, exist_ok=True)
     about = {"transcript": transcript.end(), "seed": seed, "version": __version__, "device": str(computes)}
-    kept, pictures = _kept(out / "attacks.json", about)
+    kept, pictures, seconds = _kept(out / "attacks.json", about)
     findings: list[dict[str, Any]] = []
     obstacles: dict[str, str] = {}
     skipped: list[str] = []
     started = time.monotonic()
     attacks = attacks_on(record)
-    todo = [name for name, attack in attacks.items() if name not in kept and not attack.obstacle(record)]
+    todo = [
+        name
+        for name, attack in attacks.items()
+        if name not in kept and name not in without and not attack.obstacle(record)
+    ]
     with progress_bar("") as bar:
-        whole = bar.add_task("attacks", total=len([name for name in todo if name not in without]), note="")
+        # By what attacks cost, so that the time left is more than a count of them.
+        work = sum(attacks[name].cost for name in todo)
+        whole = bar.add_task("attacks", total=100, note="% of the work")
         for name, attack in attacks.items():
             if why := attack.obstacle(record):
                 obstacles[name] = why
@@ -203,17 +209,18 @@ def audit_run(
                     skipped.append(name)
                     continue
                 line = bar.add_task(name, total=None, note="pieces of work")
-                sheets = Sheets(out / "pictures", name)
+                sheets, began = Sheets(out / "pictures", name), time.monotonic()
                 scene = Scene(
                     record, public, truth, seed, lambda line=line: bar.advance(line), sheets.show, computes  # type: ignore[misc]
                 )  # fmt: skip
                 with _undisturbed(computes):
                     torch.manual_seed(seed)
                     kept[name] = [asdict(found) for found in attack.findings(scene)]
-                pictures[name] = sheets.written
+                pictures[name], seconds[name] = sheets.written, round(time.monotonic() - began, 1)
                 bar.remove_task(line)
-                bar.advance(whole)
-                write_json(out / "attacks.json", {**about, "findings": kept, "pictures": pictures})
+                bar.advance(whole, 100 * attack.cost / work)
+                file = {**about, "findings": kept, "pictures": pictures, "seconds": seconds}
+                write_json(out / "attacks.json", file)
             findings += kept[name]
             told(name)
     write_json(out / "audit.json", findings)
@@ -238,6 +245,7 @@ def audit_run(
         "needs": {name: attack.needs for name, attack in attacks.items()},
         "obstacles": obstacles,
         "skipped": skipped,
+        "seconds": {name: seconds[name] for name in kept if name in seconds},
         "pictures": {name: pictures[name] for name in kept if pictures.get(name)},
         "not_tried": list(NOT_TRIED_ON_FACES if attacks is FACE_ATTACKS else NOT_TRIED),
     }
@@ -321,17 +329,21 @@ def _summary_of(run: Path) -> dict[str, Any]:
     return found
 
 
-def _kept(path: Path, about: dict[str, Any]) -> tuple[dict[str, list[dict[str, Any]]], dict[str, dict[str, str]]]:
-    """Findings, and names of sheets, by attack."""
+def _kept(
+    path: Path, about: dict[str, Any]
+) -> tuple[dict[str, list[dict[str, Any]]], dict[str, dict[str, str]], dict[str, float]]:
+    """Findings, names of sheets, and seconds, by attack."""
     if not path.exists():
-        return {}, {}
+        return {}, {}, {}
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
         kept: dict[str, list[dict[str, Any]]] = said.pop("findings")
         pictures: dict[str, dict[str, str]] = said.pop("pictures")
+        # Not there in audits that were begun before it was noted.
+        seconds: dict[str, float] = said.pop("seconds", {})
         for found in (found for findings in kept.values() for found in findings):
             Finding(**found)
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
         raise TranscriptError(f"{path} is damaged; remove it, and the audit begins anew") from None
     # Of another transcript, seed, version or device: played anew.
-    return (kept, pictures) if said == about else ({}, {})
+    return (kept, pictures, seconds) if said == about else ({}, {}, {})

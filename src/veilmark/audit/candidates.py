@@ -51,6 +51,7 @@ class CandidatesOfGenerator(Attack):
     """
 
     name = "candidates checked on the generator"
+    cost = 51.0
     threat_model = ThreatModel.server
     needs = "the changes of the generator; pictures with labels, among them those in question"
     question = "Can the server tell whether a picture that it has from elsewhere was behind an update of the generator?"

@@ -82,6 +82,7 @@ class CipherKnownPlaintext(Attack):
     """
 
     name = "key from leaked pairs"
+    cost = 0.1
     threat_model = ThreatModel.server
     needs = "pictures of a client together with their scrambled selves; neither travels"
     question = "If a few pictures leaked together with their scrambled selves, would all others of that key be open?"
@@ -140,6 +141,7 @@ class CipherJigsaw(Attack):
     """
 
     name = "key from scrambled pictures alone"
+    cost = 0.1
     threat_model = ThreatModel.server
     needs = "scrambled pictures of clients, which do not travel"
     question = "If scrambled pictures leaked without their originals, could somebody put them together again?"

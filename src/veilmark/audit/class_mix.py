@@ -154,6 +154,7 @@ class ClassMix(Attack):
     """How many pictures of each class a client of PPIDSG trained on, from the generator that it sent."""
 
     name = "class mix out of the generator"
+    cost = 88.0
     threat_model = ThreatModel.server
     needs = "the changes of the generator; labelled public pictures; the public settings, to rehearse clients"
     question = "Does the server learn how many pictures of each class a client has, though only the generator travels?"

@@ -79,6 +79,7 @@ class Linking(Attack):
     """Whether messages of two rounds can be linked to one sender, were they anonymous."""
 
     name = "linking of messages"
+    cost = 2.0
     threat_model = ThreatModel.server
     needs = "messages of two recorded rounds"
     question = "If messages came without names, could the server tell which come from the same client?"
@@ -134,6 +135,7 @@ class LinkingByFigures(Linking):
     """The same by what is declared beside the tensors alone: how many examples, and the method's figures."""
 
     name = "linking by declared figures"
+    cost = 0.1
     needs = "what is declared beside the tensors of two recorded rounds"
     question = "Could it tell by what they declare alone: how many pictures, which losses?"
 

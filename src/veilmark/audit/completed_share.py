@@ -201,6 +201,7 @@ class MembershipByClient(MembershipBehindShare):
     """
 
     name = "membership behind the share"
+    cost = 33.0
     threat_model = ThreatModel.client
     needs = "what is released; a client's own pictures and secrets; the picture in question, labelled"
     question = "Can another client tell whether a picture was in the training, with a missing part that it learns?"
@@ -240,6 +241,7 @@ class MembershipByServer(MembershipBehindShare):
     """
 
     name = "membership behind the share, by the server"
+    cost = 15.0
     threat_model = ThreatModel.server
     needs = "what is released; labelled public pictures; the picture in question, labelled"
     question = "Can the server tell whether a picture was in the training, with a missing part learned in public?"

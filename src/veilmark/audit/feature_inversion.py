@@ -86,6 +86,7 @@ class PicturesFromHead(Attack):
     """Pictures out of the gradient of the first linear layer: features by algebra, then a decoder learned in public."""
 
     name = "pictures from updates"
+    cost = 11.0
     threat_model = ThreatModel.server
     needs = "the changes of the whole classifier; public pictures"
     question = "Can the server see the clients' pictures in what they send?"

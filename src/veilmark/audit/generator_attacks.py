@@ -145,6 +145,7 @@ class KeyOracle(Attack):
     """
 
     name = "key out of the generator"
+    cost = 6.0
     threat_model = ThreatModel.outsider
     needs = "the released generator, or those that clients with keys of their own sent; public pictures"
     question = "Does the generator give away the secret with which clients scramble?"

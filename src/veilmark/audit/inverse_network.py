@@ -36,6 +36,7 @@ class PicturesFromGenerated(Attack):
     """
 
     name = "pictures from generated ones"
+    cost = 18.0
     threat_model = ThreatModel.outsider
     needs = "the released generator; public pictures; generated pictures of clients, which do not travel"
     question = "If pictures that went through the generator leaked, could somebody turn them back?"

@@ -187,6 +187,7 @@ class InversionOfClassifier(_Ladder):
     """Pictures out of the changes of a shared classifier, or of its parts that travel (Geiping et al. 2020)."""
 
     name = "gradient inversion"
+    cost = 54.0
     needs = "the changes of a classifier, or of a part; public pictures"
     question = "Can the server rebuild pictures by searching for ones that give the same update?"
 
@@ -333,6 +334,7 @@ class InversionOfGenerator(_Ladder):
     """Pictures out of the changes of PPIDSG's generator, by its own losses."""
 
     name = "gradient inversion of the generator"
+    cost = 95.0
     needs = "the changes of the generator; public pictures"
     question = "Can the server rebuild pictures by searching for ones that give the generator the same update?"
 

@@ -65,6 +65,7 @@ class LabelCounts(Attack):
     """
 
     name = "label counts"
+    cost = 6.0
     threat_model = ThreatModel.server
     needs = "the change of the last layer; labelled public pictures"
     question = "Does the server learn how many pictures of each class a client has?"

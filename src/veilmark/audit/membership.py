@@ -338,6 +338,7 @@ class MembershipByLoss(MembershipAttack):
     """Which pictures a client trained on, by the loss of the network that it sent."""
 
     name = "membership by loss"
+    cost = 8.0
     needs = "a whole classifier from each client; the picture in question, with its label"
     question = "Shown a picture, can the server tell whether a client trained on it?"
 

@@ -32,6 +32,7 @@ class NoiseThroughGenerator(Attack):
     """What comes out of G where noise goes in, or a public picture."""
 
     name = "noise through the generator"
+    cost = 0.3
     threat_model = ThreatModel.outsider
     needs = "the released generator; public pictures"
     question = "If noise or other pictures go through the released generator, do pictures like the clients' come out?"

@@ -100,6 +100,7 @@ class MembershipByLiRA(MembershipByShadows):
     """LiRA (Carlini et al. 2022), online: some shadows learned the picture, others have not seen it."""
 
     name = "membership with shadow federations (LiRA)"
+    cost = 109.0
     question = "Can the server tell whether a client trained on a picture, if it plays federations of its own with it?"
 
     def scores(self, shadows: Shadows, used: NDArray[np.int64], asked: Tensor, labels: Tensor, seed: int) -> Scores:
@@ -113,6 +114,7 @@ class MembershipByPredictions(MembershipByShadows):
     """The PPIDSG paper's own attack (Shokri et al. 2017): a network that learns from shadows what members look like."""
 
     name = "membership from prediction vectors"
+    cost = 6.0
     question = "Can the server tell whether a client trained on a picture, by the answer of the network it sent?"
 
     def scores(self, shadows: Shadows, used: NDArray[np.int64], asked: Tensor, labels: Tensor, seed: int) -> Scores:

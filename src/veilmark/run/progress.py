@@ -56,4 +56,6 @@ def progress_bar(unit: str) -> Progress:
         TextColumn("{task.fields[note]}"),
         TimeRemainingColumn(),
         console=console,
+        # Rich asks for two advances in this time, or says nothing of the time left: some pieces take minutes.
+        speed_estimate_period=1800,
     )
