@@ -15,6 +15,7 @@ from veilmark.audit import (
     completed_share,
     feature_inversion,
     inversion_ladder,
+    score_mix,
     shadow_membership,
     shadows,
 )
@@ -48,6 +49,7 @@ def quick():
             patch.setattr(inversion_ladder, name, 1)
         for name in ("MOST_STEPS", "KNOWN_STEPS"):
             patch.setattr(shadows, name, 2)
+        patch.setattr(score_mix, "REHEARSED", 2)
         patch.setattr(
             shadow_membership, "attack_network", lambda said, member, asked, seed: asked[:, 0].double().numpy()
         )

@@ -56,7 +56,7 @@ def test_the_regression_counts_where_readings_tell_and_only_there(slope, learned
 def test_counts_of_a_rehearsal_are_of_the_classes_that_are_there():
     labels = np.array([0] * 3 + [2] * 40)
     for seed in range(5):
-        rows = class_mix._drawn(labels, 64, 0.3, np.random.default_rng(seed))
+        rows = class_mix.drawn(labels, 64, 0.3, np.random.default_rng(seed))
         assert len(rows) == 64
         assert set(labels[rows]) <= {0, 2}
 
@@ -65,7 +65,7 @@ def test_what_a_known_client_learned_is_read_out(tmp_path, monkeypatch):
     """The positive control, small: a step of few classes with all known; noise in its place tells nothing."""
     made = config(method="ppidsg", rounds=1, data__test=200, training__batch=16, training__epochs=1)
     run = play(tmp_path / "run", made).path
-    scene_stage = class_mix._Stage(1, 16, True, class_mix._SKEWED, 8, 6)
+    scene_stage = class_mix._Stage(1, 16, True, class_mix.SKEWED, 8, 6)
     scores = {}
 
     def findings(self, scene):

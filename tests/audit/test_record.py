@@ -44,6 +44,20 @@ def test_record_holds_every_message(transcript):
     assert all(torch.equal(kept[name], value) for name, value in sent.items())
     assert record.rounds[0].updates[0].examples == 8
     assert set(record.rounds[0].updates[0].metrics) == {"loss", "accuracy"}
+    scores, _ = read_tensors(transcript / "round-0002" / "scores.safetensors")
+    assert record.rounds[1].scores == {
+        client: {name: tuple(scores[f"{client}/{name}"].tolist()) for name in ("accuracy", "of_classes")}
+        for client in (0, 1)
+    }
+
+
+def test_a_round_without_its_scores_is_refused(transcript):
+    (transcript / "round-0002" / "scores.safetensors").unlink()
+    lines = (transcript / "chain.jsonl").read_text().splitlines()
+    (transcript / "chain.jsonl").write_text("".join(f"{line}\n" for line in lines if "0002/scores" not in line))
+    rechained(transcript)
+    with pytest.raises(TranscriptError, match=r"round-0002 has no scores\.safetensors"):
+        read_record(transcript)
 
 
 def test_record_holds_no_example(transcript):
@@ -91,7 +105,7 @@ def edited(path, change):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda m: m.update(version=2), "version 2"),
+        (lambda m: m.update(version=1), "version 1"),
         (lambda m: m.update(labels=[1]), "labels"),
         (lambda m: m["architecture"].update(secret="x"), "architecture.secret"),
         (lambda m: m["config"].update(key="x"), "key"),
@@ -125,6 +139,12 @@ def rewritten(path, change):
         ("client-0", lambda t, m: m.update(examples="many"), "beside the tensors"),
         ("broadcast", lambda t, m: t.update(images=torch.zeros(2)), "images"),
         ("broadcast", lambda t, m: m.update(labels="[1]"), "'labels'"),
+        ("scores", lambda t, m: t.update({"0/labels": torch.zeros(1).double()}), "'0/labels'"),
+        ("scores", lambda t, m: t.update({"2/accuracy": torch.zeros(1).double()}), "clients 0 to 1"),
+        ("scores", lambda t, m: t.update({"0/accuracy": torch.zeros(2).double()}), "not 1 float64"),
+        ("scores", lambda t, m: t.update({"0/accuracy": torch.zeros(1)}), "not 1 float64"),
+        ("scores", lambda t, m: t.pop("1/of_classes"), "client 1 lacks the score 'of_classes'"),
+        ("scores", lambda t, m: m.update(labels="[1]"), "'labels'"),
     ],
 )
 def test_message_with_anything_else_is_refused(transcript, file, change, words):

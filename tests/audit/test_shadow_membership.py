@@ -117,7 +117,7 @@ def test_a_shadow_of_the_very_pictures_is_the_run(scene):
     sent = [update.tensors for update in scene.record.rounds[-1].updates.values()]
     apart = []
     for seed in (scene.record.config.seed, 77):
-        made = trained.federation_of(scene, scene.truth.owners, 0, seed)
+        made = trained.federation_of(scene, scene.truth.owners, 0, seed).sent
         pairs = [(one[name], value) for one, all_of in zip(made, sent, strict=True) for name, value in all_of.items()]
         apart.append(sum(float((one - value).abs().sum()) for one, value in pairs))
     # Where clients learn side by side, sums are taken in another order.

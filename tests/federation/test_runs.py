@@ -1,6 +1,7 @@
 """A federation from config to run folder: what it writes, that it resumes to the same bits, what it refuses."""
 
 import json
+import re
 import stat
 
 import numpy as np
@@ -98,7 +99,7 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path, monkeypatch, method, opt
     assert without_time(again.read_log()) == without_time(unbroken.read_log())
     files = Transcript(unbroken.path / "transcript").verify()
     assert Transcript(again.path / "transcript").verify() == files
-    assert len(files) == 1 + 3 * 3
+    assert len(files) == 1 + 3 * 4
     for file in files[1:]:
         (one, said), (other, before) = (read_tensors(run.path / "transcript" / file) for run in (again, unbroken))
         assert said == before
@@ -198,7 +199,7 @@ def test_a_chain_that_lost_finished_rounds_is_refused(tmp_path):
     run = play(tmp_path / "run", made)
     chain = run.path / "transcript" / CHAIN
     chain.write_text(chain.read_text()[:-20])
-    with pytest.raises(TranscriptError, match=r"chain\.jsonl, line 4 is damaged"):
+    with pytest.raises(TranscriptError, match=r"chain\.jsonl, line 5 is damaged"):
         play(tmp_path / "run", made, resume=True)
 
 
@@ -221,7 +222,12 @@ def test_only_the_named_rounds_are_recorded(tmp_path):
         "round-0003/broadcast.safetensors",
         "round-0003/client-0.safetensors",
         "round-0003/client-1.safetensors",
+        "round-0003/scores.safetensors",
     ]
+    scores, _ = read_tensors(folder / "round-0003/scores.safetensors")
+    per_client = run.read_log()[-1]["accuracy"]["per_client"]
+    assert [float(scores[f"{client}/accuracy"]) for client in (0, 1)] == per_client
+    assert set(scores) == {f"{client}/{name}" for client in (0, 1) for name in ("accuracy", "of_classes")}
     manifest = json.loads((folder / "manifest.json").read_text())
     tensors, said = read_tensors(folder / "round-0003/client-1.safetensors")
     assert {name: list(value.shape) for name, value in tensors.items()} == manifest["shared"]
@@ -461,6 +467,30 @@ def test_scores_say_nothing_of_a_clients_own_mix(bench):
     of_classes = said[0]["of_classes"]
     expected = (0.9 * of_classes[0] + 0.1 * of_classes[1] + of_classes[1]) / 2
     assert task.summary({0: said[0], 1: said[1]}, 2)["own_distribution"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"accuracy": [50.0]}, r"its scores are \['accuracy'\], declared are \['accuracy', 'of_classes'\]"),
+        ({"accuracy": [50.0, 1.0], "of_classes": [50.0] * 10}, "'accuracy' has 2 figures, not 1"),
+        ({"accuracy": [50.0], "of_classes": [50.0] * 10, "labels": [1.0]}, "labels"),
+    ],
+)
+def test_scores_that_were_not_declared_are_none(tmp_path, bench, wrong, words):
+    rounds = rounds_of(tmp_path, bench(), config(method="none").made_method())
+    fair = {"accuracy": [50.0], "of_classes": [50.0] * len(rounds.task.classes)}
+    assert set(rounds._scored({0: fair, 1: wrong}, 1)) == {0}
+    assert re.search(words, rounds.refused[-1])
+
+
+def test_clients_may_keep_their_accuracies_of_classes(tmp_path):
+    run = play(tmp_path / "run", config(method="local", rounds=1, data__class_scores=False))
+    scores, _ = read_tensors(run.path / "transcript/round-0001/scores.safetensors")
+    assert set(scores) == {"0/accuracy", "1/accuracy"}
+    said = run.read_log()[0]["accuracy"]
+    assert said["own_distribution"] is None
+    assert said["mean"] == pytest.approx(np.mean(said["per_client"]))
 
 
 def test_dp_does_not_send_how_well_a_client_fits_its_pictures(tmp_path):

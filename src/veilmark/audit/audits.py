@@ -35,6 +35,7 @@ from veilmark.audit.people import PersonMembership
 from veilmark.audit.person_owner import OwnerOfPerson
 from veilmark.audit.record import Record, ThreatModel, read_record
 from veilmark.audit.released_share import DetectorFromShare
+from veilmark.audit.score_mix import ClassMixOfScores
 from veilmark.audit.shadow_membership import MembershipByLiRA, MembershipByPredictions
 from veilmark.federation.config import LandmarksFederation
 from veilmark.federation.finished import check_owners, secrets_of
@@ -74,6 +75,7 @@ ATTACKS: dict[str, Attack] = {
         MembershipByPredictions(),
         ClassMix(),
         NoiseThroughGenerator(),
+        ClassMixOfScores(),
     )
 }
 """Every attack, in the order in which a budget is spent: quick and telling ones first."""
@@ -88,6 +90,7 @@ NOT_TRIED_ON_FACES = (
     "a malicious server that changes what it sends",
     "inversion that follows all steps of a round one by one, or with a generative model of faces as its prior",
     "membership with shadow federations of the very method",
+    "what the scores say that owners send for the table of rounds",
     "faces of a person that the clients do not have: those asked about are the ones that were learned",
 )
 """What an audit of a landmark federation does not do."""
@@ -98,7 +101,7 @@ NOT_TRIED = (
     "what a simulation draws from the run's public seed and a server could draw again: first weights of networks that "
     "stay with clients, the order of pictures, the transforms of ats",
     "members found at 0.1 % of false alarms: that takes 10,000 strangers, and 1,000 are asked about at most",
-    "what the scores of clients say, which they send for the table of rounds and which are in no transcript",
+    "what the scores of clients, which they send for the table of rounds, say of who is in the training",
     "candidates that are only like a picture, or whose label is not known, held against the generator",
     "membership with more than nine shadow federations, or with others of as many clients as the run; and, where no "
     "whole classifier travels, with any: behind a generator a server could play them too, with heads that it learns",

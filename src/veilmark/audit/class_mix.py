@@ -47,7 +47,7 @@ MOST_PIXELS = 40_000
 """Pixels that a rehearsed round takes in, at most: 51 pictures of 28 px, 39 of 32 px."""
 ASKED = 4
 """Public pictures of each class that a generator is asked about, at most."""
-_EVEN, _SKEWED = 3.0, 0.1
+EVEN, SKEWED = 3.0, 0.1
 """Dirichlet concentrations between which mixes are drawn: from nearly all classes to one or two."""
 _PENALTIES = np.logspace(-1, 4, 11)
 
@@ -174,10 +174,10 @@ class ClassMix(Attack):
         known, mixed = "; D, F, C and the key known", f"a round of {steps} steps of {batch} pictures"
         stages = {
             f"one step of {training.batch} pictures of few classes{known}": _Stage(
-                1, training.batch, True, _SKEWED, EASY_LEARNED, EASY_HELD
+                1, training.batch, True, SKEWED, EASY_LEARNED, EASY_HELD
             ),
-            f"{mixed}{known}": _Stage(steps, batch, True, _EVEN, LEARNED, HELD),
-            f"{mixed}; D, F, C and the key guessed": _Stage(steps, batch, False, _EVEN, LEARNED, HELD),
+            f"{mixed}{known}": _Stage(steps, batch, True, EVEN, LEARNED, HELD),
+            f"{mixed}; D, F, C and the key guessed": _Stage(steps, batch, False, EVEN, LEARNED, HELD),
         }
         asked, learned, held = _parts(scene)
         scores: dict[str, list[LabelScore]] = {}
@@ -264,13 +264,13 @@ def _rehearsed(scene: Scene, stage: _Stage, asked: Data, pictures: Data, count: 
     record, classes = scene.record, len(scene.record.task.classes)
     first = record.rounds[0]
     before = _made(scene, first.broadcast, asked)
-    mixes = np.geomspace(_SKEWED, stage.evenest, count)
+    mixes = np.geomspace(SKEWED, stage.evenest, count)
     # A client draws its networks, which no two may do at once.
     building = Lock()
 
     def played(client: int) -> tuple[Readings, Counts, Readings]:
         rng = rng_for(scene.seed, 61, number, client)
-        rows = _drawn(pictures.targets.numpy(), stage.steps * stage.batch, float(mixes[client]), rng)
+        rows = drawn(pictures.targets.numpy(), stage.steps * stage.batch, float(mixes[client]), rng)
         own = _taken(pictures, rows)
         # What is known is the same for all: one set of secrets and first weights.
         after = _trained(scene, stage, own, (0, 0) if stage.known else (number, client + 1), building)
@@ -283,7 +283,7 @@ def _rehearsed(scene: Scene, stage: _Stage, asked: Data, pictures: Data, count: 
     return _Played(*(np.stack(some) for some in zip(*every, strict=True)))
 
 
-def _drawn(labels: NDArray[np.int64], total: int, concentration: float, rng: np.random.Generator) -> NDArray[np.int64]:
+def drawn(labels: NDArray[np.int64], total: int, concentration: float, rng: np.random.Generator) -> NDArray[np.int64]:
     """Rows of pictures by a mix from a Dirichlet distribution; a class with too few gives each of its own again."""
     there = np.unique(labels)
     counts = rng.multinomial(total, rng.dirichlet(np.full(len(there), concentration)))

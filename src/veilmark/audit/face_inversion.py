@@ -73,6 +73,7 @@ class FaceInversion(Attack):
     """
 
     name = "faces from updates"
+    cost = 86.0
     threat_model = ThreatModel.server
     needs = "the changes of what travels; public faces"
     question = "Can the server rebuild a face by searching for one that gives the same update?"

@@ -395,7 +395,7 @@ class MembershipByLoss(MembershipAttack):
         size = min(examples, len(public) // (2 * OWN_CLIENTS))
         ends = [size * place for place in range(OWN_CLIENTS + 1)] + [len(public)]
         *owners, others = (_part(public, begin, end) for begin, end in pairwise(ends))
-        sent = federation_of(scene, owners, OWN_FEDERATION)
+        sent = federation_of(scene, owners, OWN_FEDERATION).sent
         pairs = []
         for weights, own in zip(sent, owners, strict=True):
             network = network_of(scene.record, weights, scene.device)

@@ -68,6 +68,7 @@ class PersonMembership(Attack):
     """
 
     name = "membership of people"
+    cost = 60.0
     threat_model = ThreatModel.outsider
     needs = "the released share; public faces; faces of the person in question"
     question = (

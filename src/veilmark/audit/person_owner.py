@@ -51,6 +51,7 @@ class OwnerOfPerson(Attack):
     """
 
     name = "owner of a person"
+    cost = 13.0
     threat_model = ThreatModel.server
     needs = "messages of two clients; public faces; faces of the person in question, with landmarks"
     question = "Shown faces of a person, can the server tell which client has that person?"

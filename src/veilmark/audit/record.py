@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from veilmark.federation.methods.method import Method, Server, ServerView
 from veilmark.federation.tasks.classify import ClassifierNetwork, Classify
 from veilmark.federation.tasks.landmarks import LandmarksTask
 from veilmark.federation.tasks.task import Data, Task
-from veilmark.federation.transcript import VERSION, Transcript, TranscriptError
+from veilmark.federation.transcript import SCORES, VERSION, Transcript, TranscriptError
 from veilmark.run.checkpoints import Tensors, read_tensors
 from veilmark.run.errors import ConfigError, VeilmarkError
 from veilmark.run.seeds import rng_for
@@ -94,11 +94,14 @@ class RecordedRound:
         broadcast: What every client was sent.
         updates: What clients sent, by client, in the terms of what was broadcast: a server rebuilds what travels in
             another form.
+        scores: What clients said after the round of their answers to the public test set, by client: what the task
+            declares, by name.
     """
 
     number: int
     broadcast: Tensors
     updates: Mapping[int, Update]
+    scores: Mapping[int, Mapping[str, tuple[float, ...]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,7 +183,7 @@ def read_record(path: Path) -> Record:
             f"{transcript.path} lacks round {missing[0]}, which the config says is recorded: it was cut short, or the "
             "run is not finished; go on with veilmark federate --resume"
         )
-    read = [_round(number, found, declared, sent, made, config.clients) for number, found in sorted(rounds.items())]
+    read = [_round(number, found, declared, sent, made, server) for number, found in sorted(rounds.items())]
     declared_as = Declared.like(made.broadcast(), declared.metrics)
     return Record(config, method, server, declared_as, made.broadcast(), tuple(read))
 
@@ -276,28 +279,52 @@ def _task(config: FederationConfig, architecture: _Architecture | NetworkConfig)
 
 
 def _round(
-    number: int, files: Mapping[str, Path], declared: Declared, sent: Declared, server: Server, clients: int
+    number: int, files: Mapping[str, Path], declared: Declared, sent: Declared, server: Server, view: ServerView
 ) -> RecordedRound:
-    if "broadcast" not in files:
-        some = next(iter(files.values()))
-        raise TranscriptError(f"{some.parent} has no broadcast.safetensors")
+    for needed in ("broadcast", SCORES):
+        if needed not in files:
+            some = next(iter(files.values()))
+            raise TranscriptError(f"{some.parent} has no {needed}.safetensors")
     broadcast, said = _read(files["broadcast"], sent)
     if said:
         raise TranscriptError(f"{files['broadcast']}: has {sorted(said)[0]!r} beside its tensors")
     updates = {}
     for name, path in files.items():
-        if name == "broadcast":
+        if name in ("broadcast", SCORES):
             continue
         client = name.removeprefix("client-")
-        if not (name.startswith("client-") and client.isdecimal() and int(client) < clients):
-            raise TranscriptError(f"{path} is no message of clients 0 to {clients - 1}")
+        if not (name.startswith("client-") and client.isdecimal() and int(client) < view.clients):
+            raise TranscriptError(f"{path} is no message of clients 0 to {view.clients - 1}")
         update = _update(path, declared)
         try:
             server.check(update)
         except UpdateRefused as problem:
             raise TranscriptError(f"{path}: {problem}") from None
         updates[int(client)] = replace(update, tensors=server.rebuilt(broadcast, update.tensors))
-    return RecordedRound(number, broadcast, dict(sorted(updates.items())))
+    return RecordedRound(number, broadcast, dict(sorted(updates.items())), _scores(files[SCORES], view))
+
+
+def _scores(path: Path, view: ServerView) -> dict[int, dict[str, tuple[float, ...]]]:
+    try:
+        tensors, said = read_tensors(path)
+    except VeilmarkError as error:
+        raise TranscriptError(str(error)) from error
+    if said:
+        raise TranscriptError(f"{path}: has {sorted(said)[0]!r} beside its tensors")
+    known = view.task.scored()
+    found: dict[int, dict[str, tuple[float, ...]]] = {}
+    for name, value in tensors.items():
+        client, _, what = name.partition("/")
+        if not (client.isdecimal() and int(client) < view.clients and what in known):
+            raise TranscriptError(f"{path}: {name!r} is no declared score of clients 0 to {view.clients - 1}")
+        size = known[what]
+        if value.dtype != torch.float64 or value.ndim != 1 or (size is not None and len(value) != size):
+            raise TranscriptError(f"{path}: {name!r} is {tuple(value.shape)} {value.dtype}, not {size} float64")
+        found.setdefault(int(client), {})[what] = tuple(value.tolist())
+    for number, figures in found.items():
+        if missing := sorted(set(known) - set(figures)):
+            raise TranscriptError(f"{path}: client {number} lacks the score {missing[0]!r}")
+    return dict(sorted(found.items()))
 
 
 def _update(path: Path, declared: Declared) -> Update:

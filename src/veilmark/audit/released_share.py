@@ -37,6 +37,7 @@ class DetectorFromShare(Attack):
     """
 
     name = "detector out of the share"
+    cost = 16.0
     threat_model = ThreatModel.outsider
     needs = f"the released share; {FACES} public faces with landmarks"
     question = "Can somebody with the finished share and a few faces have a detector without the owners' secrets?"

@@ -187,7 +187,7 @@ def _played(scene: Scene, asked: Questions, federations: int) -> Shadows:
             learned[number, client, share] = True
             public = _taken(asked.public, more[: max(0, asked.examples - len(share))])
             owners.append(_joined([_taken(asked.pool, share), public]))
-        said += answers_of(scene, federation_of(scene, owners, number), asked.pool.inputs)
+        said += answers_of(scene, federation_of(scene, owners, number).sent, asked.pool.inputs)
     unseen = np.broadcast_to(~learned.any(axis=1, keepdims=True), learned.shape)
     group = np.arange(federations).repeat(clients) // PARTS
     first = np.arange(0, federations * clients, clients)
@@ -198,7 +198,22 @@ def _round_of(players: Sequence[Client], broadcast: Tensors, round_number: int) 
     return lambda number: players[number].train_round(broadcast, round_number)
 
 
-def federation_of(scene: Scene, owners: Sequence[Data], number: int, seed: int | None = None) -> list[Tensors]:
+@dataclass(frozen=True, eq=False)
+class Federation:
+    """A federation that an attacker played.
+
+    Attributes:
+        clients: As they are after the last round.
+        broadcast: What they would be sent then.
+        sent: What each sent last, in the terms of what was broadcast.
+    """
+
+    clients: Sequence[Client]
+    broadcast: Tensors
+    sent: Sequence[Tensors]
+
+
+def federation_of(scene: Scene, owners: Sequence[Data], number: int, seed: int | None = None) -> Federation:
     """Plays a federation of the run's method.
 
     Args:
@@ -206,9 +221,6 @@ def federation_of(scene: Scene, owners: Sequence[Data], number: int, seed: int |
         owners: What its clients have.
         number: Of the federation: its clients' secrets and noise are its own.
         seed: Of its clients' orders of pictures; one of the federation's own by default.
-
-    Returns:
-        What each client sends last, in the terms of what was broadcast.
     """
     record = scene.record
     training, task = record.config.training, record.task
@@ -223,17 +235,21 @@ def federation_of(scene: Scene, owners: Sequence[Data], number: int, seed: int |
     ]
     memory: list[Tensors] = []
     sent: list[Tensors] = []
-    for round_number in range(rounds):
-        broadcast = server.broadcast()
+
+    def as_they_are() -> list[Client]:
         players = [record.method.client(view) for view in views]
         for player, kept in zip(players, memory, strict=False):
             player.load_state(kept)
+        return players
+
+    for round_number in range(rounds):
+        broadcast, players = server.broadcast(), as_they_are()
         updates = dict(side_by_side(range(len(players)), _round_of(players, broadcast, round_number), scene.device))
         memory = [player.state() for player in players]
         sent = [server.rebuilt(broadcast, update.tensors) for update in updates.values()]
         server.combine(updates)
         scene.advance()
-    return sent
+    return Federation(as_they_are(), server.broadcast(), sent)
 
 
 def answers_of(scene: Scene, sent: Sequence[Tensors], inputs: Tensor) -> list[Tensor]:

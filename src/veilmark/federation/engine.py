@@ -169,6 +169,8 @@ class Rounds:
             raise FederationError(f"round {number}: no update could be accepted; the last: {self.refused[-1]}")
         self.server.combine(updates)
         scores = self._scored(link.score(everyone, self.server.broadcast(), number), number)
+        if recorded:
+            self.transcript.add_scores(number, scores)
         losses = {name: _together(name, updates) for name in self.server.declared().metrics}
         return {
             "step": number,
@@ -197,8 +199,9 @@ class Rounds:
         return updates
 
     def _scored(self, replies: dict[int, Scores | str], number: int) -> dict[int, Scores]:
-        missing = {client: reply for client, reply in sorted(replies.items()) if isinstance(reply, str)}
-        scores = {client: reply for client, reply in replies.items() if not isinstance(reply, str)}
+        checked = {client: self._declared(reply) for client, reply in sorted(replies.items())}
+        missing = {client: reply for client, reply in checked.items() if isinstance(reply, str)}
+        scores = {client: reply for client, reply in checked.items() if not isinstance(reply, str)}
         self.refused += [f"round {number}, client {client}, not scored: {why}" for client, why in missing.items()]
         if not any(self.task.in_mean(score) for score in scores.values()):
             reasons = "; ".join(f"client {client}: {why}" for client, why in missing.items())
@@ -207,6 +210,16 @@ class Rounds:
                 "--resume"
             )
         return scores
+
+    def _declared(self, reply: Scores | str) -> Scores | str:
+        """The scores, if they are those that the task declares; in words, what they are else."""
+        if isinstance(reply, str):
+            return reply
+        known = self.task.scored()
+        if set(reply) != set(known):
+            return f"its scores are {sorted(reply)}, declared are {sorted(known)}"
+        wrong = [name for name, size in known.items() if size is not None and len(reply[name]) != size]
+        return f"its score {wrong[0]!r} has {len(reply[wrong[0]])} figures, not {known[wrong[0]]}" if wrong else reply
 
     def _save(self, number: int) -> None:
         write_tensors(_checkpoint(self.run, number), self.server.state())

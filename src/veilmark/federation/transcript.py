@@ -1,7 +1,8 @@
-"""What the server saw, kept for an audit: format 1.
+"""What the server saw, kept for an audit: format 2.
 
-``manifest.json`` (version, public config, shapes), a folder for each recorded round with ``broadcast.safetensors`` and
-one ``client-<number>.safetensors`` for each message, and ``chain.jsonl``: one line a file, each with the hash of the
+``manifest.json`` (version, public config, shapes), a folder for each recorded round with ``broadcast.safetensors``,
+one ``client-<number>.safetensors`` for each message and ``scores.safetensors`` with what clients said of their answers
+to the public test set, and ``chain.jsonl``: one line a file, each with the hash of the
 line before, so that nothing can be changed or put in afterwards without breaking what follows, and a run's
 ``summary.json`` has the hash of the last line, so that nothing can be cut off. This finds accidents and careless edits:
 who may write all of these files can write them all anew.
@@ -13,16 +14,21 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from veilmark.federation.messages import Declared, Update, tensor_bytes
 from veilmark.run.checkpoints import Tensors, write_tensors
 from veilmark.run.errors import DataError, VeilmarkError
 from veilmark.run.folder import write_json, write_text
 
-VERSION = 1
+VERSION = 2
 CHAIN = "chain.jsonl"
+SCORES = "scores"
+"""The file of a round's scores: a float64 tensor each, named ``<client>/<name>``."""
 _START = "0" * 64
 
 
@@ -31,7 +37,7 @@ class TranscriptError(DataError):
 
 
 def forecast(broadcast: Tensors, declared: Declared, clients: int, rounds: int) -> int:
-    """Bytes that the recorded rounds will take: exact but for headers of some kilobytes a file.
+    """Bytes that the recorded rounds will take: exact but for headers and scores, some kilobytes a file.
 
     Args:
         broadcast: What the server sends.
@@ -120,6 +126,15 @@ class Transcript:
         """Records what a client sent: tensors, declared metrics, sample count."""
         said = {"metrics": json.dumps(dict(update.metrics), sort_keys=True), "examples": str(update.examples)}
         self._add(round_number, f"client-{client}", update.tensors, said)
+
+    def add_scores(self, round_number: int, scores: Mapping[int, Mapping[str, Sequence[float]]]) -> None:
+        """Records what clients said of their answers to the public test set after a round, by client and name."""
+        said = {
+            f"{client}/{name}": torch.tensor(figures, dtype=torch.float64)
+            for client, of_client in sorted(scores.items())
+            for name, figures in sorted(of_client.items())
+        }
+        self._add(round_number, SCORES, said, {})
 
     def _add(self, round_number: int, name: str, tensors: Tensors, metadata: dict[str, str]) -> None:
         file = f"round-{round_number:04d}/{name}.safetensors"

@@ -36,6 +36,8 @@ class ClassifyConfig(BaseModel):
         partition: ``iid`` or ``dirichlet``.
         alpha: Concentration of the Dirichlet partition.
         head_widths: Widths of the classifier's two hidden layers.
+        class_scores: Whether clients say of each class how much of the public test set is right; else of the whole set
+            only, and their accuracy on their own mix is not known.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -46,6 +48,7 @@ class ClassifyConfig(BaseModel):
     partition: str = "iid"
     alpha: float | None = None
     head_widths: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] = (4096, 1024)
+    class_scores: bool = True
 
     @field_validator("layout")
     @classmethod
@@ -166,20 +169,25 @@ class Classify(Task):
         """The classifier with an owner's pictures."""
         return ClassifierLearner(self.network(seed), data)
 
+    def scored(self) -> dict[str, int | None]:
+        """The accuracy, and that of each class unless the config says otherwise."""
+        return {"accuracy": 1, "of_classes": len(self.classes)} if self.config.class_scores else {"accuracy": 1}
+
     def score(self, answers: Tensor, own: Data) -> dict[str, list[float]]:
-        """Accuracy in percent, on the whole test set and of each of its classes.
+        """Accuracy in percent, on the whole test set and of each of its classes unless the config says otherwise.
 
         Nothing of the client's own examples is in it: weighted by their mix of classes, a figure a round would tell
-        that mix to whoever can compute the accuracies himself, as the server of one model for all can.
+        that mix to whoever can compute the accuracies himself, as the server of one model for all can. What networks
+        that stay with a client are right about says something of the mix all the same: an audit asks how much.
         """
-        labels, count = self.test.targets, len(self.classes)
-        right = torch.bincount(labels[answers == labels], minlength=count)
-        there = torch.bincount(labels, minlength=count)
-        each = 100 * right / there.clamp(min=1)
-        return {"accuracy": [100 * float(right.sum()) / len(labels)], "of_classes": each.tolist()}
+        labels = self.test.targets
+        said = {"accuracy": [100 * float((answers == labels).sum()) / len(labels)]}
+        if self.config.class_scores:
+            said["of_classes"] = accuracy_of_classes(answers, labels, len(self.classes)).tolist()
+        return said
 
     def summary(self, scores: dict[int, dict[str, list[float]]], clients: int) -> dict[str, Any]:
-        """Accuracy in percent over the clients, of each, and on their own mixes of classes where these are known.
+        """Accuracy in percent over the clients, of each, and on their own mixes where these and class scores are known.
 
         A class without test pictures is left out of a mix.
         """
@@ -189,7 +197,7 @@ class Classify(Task):
         there = np.bincount(self.test.targets.numpy(), minlength=len(self.classes)) > 0
         for number, score in scores.items():
             mix = there * np.asarray(self.counts[number] if self.counts is not None else 0, dtype=np.float64)
-            if mix.any():
+            if mix.any() and self.config.class_scores:
                 own.append(float(mix @ np.asarray(score["of_classes"]) / mix.sum()))
         return {
             "mean": float(np.mean(accuracy)),
@@ -198,6 +206,21 @@ class Classify(Task):
             "per_client": [of_client.get(number) for number in range(clients)],
             "own_distribution": float(np.mean(own)) if own else None,
         }
+
+
+def accuracy_of_classes(answers: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Accuracy in percent of each class.
+
+    Args:
+        answers: ``(n,)`` classes that were said.
+        labels: ``(n,)`` those that are true.
+        classes: How many there are.
+
+    Returns:
+        ``(classes,)``; 0 for a class that no label names.
+    """
+    right = torch.bincount(labels[answers == labels], minlength=classes)
+    return 100 * right / torch.bincount(labels, minlength=classes).clamp(min=1)
 
 
 def load_classify(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -104,6 +105,10 @@ class Task(ABC):
     @abstractmethod
     def learner(self, data: Data, training: Training, rounds: int, seed: int, number: int) -> Learner:
         """The network with an owner's examples."""
+
+    @abstractmethod
+    def scored(self) -> Mapping[str, int | None]:
+        """The names of what :meth:`score` gives, and how many figures each has; None where the test set says that."""
 
     @abstractmethod
     def score(self, answers: Tensor, own: Data) -> dict[str, list[float]]:
