@@ -88,6 +88,7 @@ CLASSIFIERS: dict[str, dict[str, Any]] = {
     "ppidsg": {"method": "ppidsg"},
     "none, unlike clients": {"method": "none", **UNLIKE},
     "ppidsg, repaired, unlike clients": {**REPAIRED, **UNLIKE},
+    "local, unlike clients": {"method": "local", **UNLIKE},
     "ppidsg, no extractor": {**REPAIRED, "options.ppidsg.extractor": "none"},
     "ppidsg, client's key": {**REPAIRED, "options.ppidsg.scope": "client"},
     "ppidsg, blocks of 2": {**REPAIRED, "options.ppidsg.block": 2},
@@ -293,6 +294,11 @@ def played(found: dict[str, Any]) -> str:
     return f"{found['date']} to {max(later)}" if later and max(later) > found["date"] else str(found["date"])
 
 
+def unasked(found: dict[str, Any], attack: str) -> str:
+    """Why a cell has no figure of an attack: a dash where what it takes does not travel."""
+    return "-" if attack in found["obstacles"] else "not asked"
+
+
 def tables(cells: list[Cell], results: Path) -> tuple[list[str], list[dict[str, Any]]]:
     """Markdown tables of the finished cells: each attack's first figure in the real setting, with chance in brackets.
 
@@ -301,7 +307,8 @@ def tables(cells: list[Cell], results: Path) -> tuple[list[str], list[dict[str, 
         results: Folder of the finished cells.
 
     Returns:
-        The tables, and the cells.
+        The tables, and the cells. A dash where what an attack takes does not travel; *not asked* where the attack
+        came after the cell.
     """
     paths = [results / f"{cell.key}.json" for cell in cells]
     found = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
@@ -320,7 +327,7 @@ def tables(cells: list[Cell], results: Path) -> tuple[list[str], list[dict[str, 
             values = []
             for name in order:
                 if name not in at:
-                    values.append("-")
+                    values.append(unasked(cell, name))
                     continue
                 line = at[name]
                 said = f"{line['value']:.1f} ({line['chance']:.1f})"
@@ -346,7 +353,10 @@ def verdicts(found: list[dict[str, Any]]) -> list[str]:
         order = list(dict.fromkeys(line["attack"] for cell in chosen for line in cell["findings"]))
         lines = [["attack", *(f"{cell['name']}, seed {cell['seed']}" for cell in chosen)], ["---"] * (len(chosen) + 1)]
         said = [kinds_and_rungs(cell) for cell in chosen]
-        lines += [[name, *(some.get(name, "-") for some in said)] for name in order]
+        lines += [
+            [name, *(some.get(name, unasked(cell, name)) for cell, some in zip(chosen, said, strict=True))]
+            for name in order
+        ]
         made.append(f"{data}, verdicts\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines))
     return made
 
