@@ -55,6 +55,7 @@ def test_tables_and_pictures_of_finished_cells(tmp_path):
     for place, cell in enumerate(cells):
         lines = [finding("owner", 70 + place, 60)] if cell.name == "none" else []
         content = {"cell": cell.key, "data": cell.data, "name": cell.name, "seed": 0, "score": 20.0 + place}
+        content["obstacles"] = {} if cell.name == "none" else {"owner": "nothing travels"}
         content |= {"date": "2026-11-26", "extended": [{"date": "2026-11-28"}] if cell.name == "none" else []}
         (tmp_path / f"{cell.key}.json").write_text(json.dumps(content | {"findings": lines}))
     made, finished = grid.tables(cells, tmp_path)
@@ -67,6 +68,7 @@ def test_tables_and_pictures_of_finished_cells(tmp_path):
         assert "nothing travels" in local
         assert none.endswith("| 2026-11-26 to 2026-11-28 |")
         assert local.endswith("| 2026-11-26 |")
+        assert " | - | " in local
     for words in set(grid.SCORES.values()):
         alike = [cell for cell in finished if grid.SCORES[cell["data"]] == words]
         grid.plot(alike, tmp_path / "leaks.png", words)
@@ -100,17 +102,18 @@ def test_a_cell_that_lacks_a_later_attack_is_extended(tmp_path, monkeypatch):
 def test_verdicts_are_those_of_a_report():
     seen = finding("owner", 70, 60)
     cells = [
-        {"data": "ytf68", "name": "none", "seed": 0, "findings": [seen]},
+        {"data": "ytf68", "name": "none", "seed": 0, "findings": [seen], "obstacles": {"faces": "hidden"}},
         {"data": "ytf68", "name": "keyed", "seed": 0, "findings": [seen | {"low": 40.0}]},
         {"data": "ytf68", "name": "blind", "seed": 0, "findings": [seen | {"low": 40.0, "positive_control": 50.0}]},
         {"data": "ytf68", "name": "other", "seed": 1, "findings": [seen | {"attack": "faces"}]},
         {"data": "ytf68", "name": "local", "seed": 0, "findings": []},
     ]
+    cells = [{"obstacles": {}} | cell for cell in cells]
     (table,) = grid.verdicts(cells)
     _, _, head, _, owner, faces = table.split("\n")
     assert head == "| attack | none, seed 0 | keyed, seed 0 | blind, seed 0 | other, seed 1 |"
-    assert owner == "| owner | **leaks** | not found (0 of 1) | not shown to work (0 of 1) | - |"
-    assert faces == "| faces | - | - | - | **leaks** |"
+    assert owner == "| owner | **leaks** | not found (0 of 1) | not shown to work (0 of 1) | not asked |"
+    assert faces == "| faces | - | not asked | not asked | **leaks** |"
 
 
 @pytest.mark.parametrize(
