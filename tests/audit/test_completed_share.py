@@ -81,7 +81,7 @@ def test_a_linear_head_is_that_of_scikit_learn_whatever_classes_it_has_seen(tmp_
     scene = scene_of(tmp_path / "run", method="none", data__test=60)
     rows = torch.nonzero(torch.isin(scene.public.targets, torch.tensor(classes))).flatten().numpy()
     own = completed_share._rows(scene.public, rows)
-    network = completed_share._with_linear_head(scene, torch.nn.Identity(), own)
+    network = completed_share.with_linear_head(scene, torch.nn.Identity(), own)
     logits = network(to_unit(own.inputs)).detach()
     seen = torch.isin(torch.arange(10), torch.tensor(classes))
     assert (logits[:, ~seen] == completed_share.NEVER).all()

@@ -1,5 +1,6 @@
 """Membership with shadow federations: members of overfitted networks are found, and none of one that saw nobody."""
 
+import importlib
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,8 @@ from veilmark.audit import shadows as trained
 from veilmark.audit.attack import REAL, Scene, Truth
 from veilmark.audit.record import read_record
 from veilmark.audit.shadow_membership import MembershipByLiRA, MembershipByPredictions
-from veilmark.audit.shadows import questions, shadows_of
+from veilmark.audit.shadows import questions, shadows_of, whole_classifiers
+from veilmark.audit.shadows_behind_share import MembershipByLiRABehindShare
 from veilmark.federation.tasks.classify import load_classify, without_owner
 from veilmark.run.local_training import batches
 
@@ -64,7 +66,7 @@ def test_shadows_are_trained_once_for_both(scene, found, monkeypatch):
 
 def test_shadows_divide_the_pool(scene, found):
     asked = questions(scene)
-    by_heart, shadows = shadows_of(scene, asked, 6)
+    by_heart, shadows = shadows_of(scene, asked, 6, whole_classifiers(scene))
     assert (by_heart.learned[::2] == ~by_heart.learned[1::2]).all()
     assert (by_heart.unseen == ~by_heart.learned).all()
     size = len(asked.pool)
@@ -78,18 +80,23 @@ def test_shadows_divide_the_pool(scene, found):
         assert (shadows.unseen[shadows.group == group].sum(axis=0) == 4).all()
     assert not (shadows.learned & shadows.unseen).any()
     with pytest.raises(ValueError, match="in threes"):
-        shadows_of(scene, asked, 7)
+        shadows_of(scene, asked, 7, whole_classifiers(scene))
 
 
 def test_a_small_pool_is_learned_two_thirds_at_a_time(scene, monkeypatch):
     """And what a client has less of the pool than clients have is public pictures."""
     monkeypatch.setattr(trained, "MOST_STRANGERS", 8)
     monkeypatch.setattr(trained, "MOST_MEMBERS", 10)
-    monkeypatch.setattr(trained, "federation_of", lambda scene, owners, number: seen.append(owners) or [start, start])
+
+    def played(scene, owners, number):
+        seen.append(owners)
+        return trained.Federation([], start, [start, start])
+
+    monkeypatch.setattr(trained, "federation_of", played)
     start = scene.record.rounds[0].broadcast
     seen = []
     asked = questions(scene)
-    shadows = trained._played(scene, asked, 6)
+    shadows = trained._played(scene, asked, 6, whole_classifiers(scene))
     assert (shadows.learned.sum(axis=0) == 4).all()
     assert (shadows.unseen.sum(axis=0) == 4).all()
     pool, public = {*asked.pool.names}, {*asked.public.names}
@@ -152,6 +159,61 @@ def test_obstacles(scene, tmp_path):
     for attack in ATTACKS:
         assert attack().obstacle(scene.record) is None
         assert "does not travel" in attack().obstacle(record)
+    behind = MembershipByLiRABehindShare()
+    assert "a whole classifier travels" in behind.obstacle(scene.record)
+    assert "nothing travels that makes features" in behind.obstacle(record)
+
+
+@pytest.fixture(scope="module")
+def behind(tmp_path_factory):
+    """Extractors travel; the server learns heads."""
+    made = config(method="none", rounds=3, data__test=240, data__per_client=20, data__head_widths=[64, 32])
+    part = made.model_copy(update={"options": {"none": {"share": ["extractor"]}}})
+    return read(play(tmp_path_factory.mktemp("behind") / "run", part))
+
+
+def test_behind_a_share_members_known_by_heart_are_found_and_none_of_a_share_that_saw_nobody(behind):
+    lines = MembershipByLiRABehindShare(federations=6).findings(behind)
+    assert [line.rung for line in lines] == [
+        "a share of the server's is the target, and knows its pictures by heart",
+        "a client of a shadow federation is the target",
+        REAL,
+    ]
+    assert lines[0].value > 65
+    assert all(line.positive_control == lines[0].value for line in lines)
+    assert abs(lines[-1].negative_control - 50) < 14
+
+
+def test_heads_learn_what_no_shadow_learns(behind, monkeypatch):
+    learned = []
+    attack = MembershipByLiRABehindShare()
+    asked, how = attack.asked(behind)
+    module = importlib.import_module("veilmark.audit.shadows_behind_share")
+    monkeypatch.setattr(module, "with_linear_head", lambda scene, front, own: learned.append({*own.names}))
+    _, how = attack.asked(behind)
+    how.of(behind.record.start)
+    assert len(learned[0]) == len(asked.public) == 120
+    assert not learned[0] & ({*asked.public.names} | {*asked.pool.names})
+
+
+def test_a_generator_is_asked_behind_a_head_of_the_servers(tmp_path, monkeypatch):
+    """Positive control on PPIDSG's own networks: a G that learned pictures by heart, and secrets of nobody."""
+    for name, few in (("MOST_STEPS", 1), ("BY_HEART", 4), ("KNOWN", 40)):
+        monkeypatch.setattr(trained, name, few)
+    made = config(method="ppidsg", rounds=1, data__test=240)
+    scene = read(play(tmp_path / "run", made))
+    monkeypatch.setattr(trained, "_played", lambda *words: 1 / 0)
+    attack = MembershipByLiRABehindShare(federations=6)
+    asked, how = attack.asked(scene)
+    known = trained._by_heart(scene, asked.public, how)
+    labels = asked.public.targets[:40]
+    areas = []
+    for target in known.first:
+        others = np.flatnonzero(known.group != known.group[target])
+        given = attack.scores(known, others, known.pool[[target]], labels, 0)[0]
+        members, strangers = given[known.learned[target]], given[~known.learned[target]]
+        areas.append((members[:, None] > strangers).mean())
+    assert np.mean(areas) > 0.6
 
 
 def test_shadows_depend_on_the_seed_only(scene, monkeypatch):
@@ -160,6 +222,6 @@ def test_shadows_depend_on_the_seed_only(scene, monkeypatch):
     said = []
     for seed in (0, 0, 1):
         anew = replace(scene, record=replace(scene.record), seed=seed)
-        said.append(shadows_of(anew, questions(anew), 6)[1])
+        said.append(shadows_of(anew, questions(anew), 6, whole_classifiers(anew))[1])
     assert torch.equal(said[0].pool, said[1].pool)
     assert (said[0].learned != said[2].learned).any()

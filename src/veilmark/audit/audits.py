@@ -37,6 +37,7 @@ from veilmark.audit.record import Record, ThreatModel, read_record
 from veilmark.audit.released_share import DetectorFromShare
 from veilmark.audit.score_mix import ClassMixOfScores
 from veilmark.audit.shadow_membership import MembershipByLiRA, MembershipByPredictions
+from veilmark.audit.shadows_behind_share import MembershipByLiRABehindShare
 from veilmark.federation.config import LandmarksFederation
 from veilmark.federation.finished import check_owners, secrets_of
 from veilmark.federation.methods.ppidsg import PPIDSGOptions, cipher_of
@@ -76,6 +77,7 @@ ATTACKS: dict[str, Attack] = {
         ClassMix(),
         NoiseThroughGenerator(),
         ClassMixOfScores(),
+        MembershipByLiRABehindShare(),
     )
 }
 """Every attack, in the order in which a budget is spent: quick and telling ones first."""
@@ -103,8 +105,8 @@ NOT_TRIED = (
     "members found at 0.1 % of false alarms: that takes 10,000 strangers, and 1,000 are asked about at most",
     "what the scores of clients, which they send for the table of rounds, say of who is in the training",
     "candidates that are only like a picture, or whose label is not known, held against the generator",
-    "membership with more than nine shadow federations, or with others of as many clients as the run; and, where no "
-    "whole classifier travels, with any: behind a generator a server could play them too, with heads that it learns",
+    "membership with more than nine shadow federations, or with others of as many clients as the run; where only a "
+    "head travels, with any",
 )
 """What an audit does not do, said in its report."""
 

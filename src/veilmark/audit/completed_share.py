@@ -22,7 +22,7 @@ from torch.nn.functional import cross_entropy
 from veilmark.audit.answers import logits_of
 from veilmark.audit.attack import REAL, Finding, Scene
 from veilmark.audit.membership import MembershipAttack, Scores, confidence
-from veilmark.audit.record import Record, ThreatModel, finished_share, not_released
+from veilmark.audit.record import Record, ThreatModel, finished_share, network_of, not_released
 from veilmark.federation.engine import side_by_side
 from veilmark.federation.methods.method import Secrets
 from veilmark.federation.methods.ppidsg import PPIDSGOptions, cipher_of, generator_of
@@ -144,7 +144,7 @@ class MembershipBehindShare(MembershipAttack):
 
     def _secrets(self, scene: Scene) -> Secrets:
         """Of the client whose share is made to know pictures: none of the run's."""
-        return _drawn(scene)
+        return strange_secrets(scene)
 
     def _begun(self, scene: Scene, share: Tensors, own: Data, number: int) -> Callable[[], nn.Module]:
         """What makes a classifier with the share in it as it is, and the rest learned on the attacker's pictures.
@@ -166,18 +166,35 @@ class MembershipBehindShare(MembershipAttack):
 
     def _overfit(self, scene: Scene, share: Tensors, learned: Data) -> Tensors:
         """The share after training on a few pictures only; what is missing stays as it starts, so the share learns."""
-        travels: nn.Module
-        if _generator_options(scene.record):
-            client = _client(scene, learned, 3, self._secrets(scene))
-            client.generator.load_state_dict(generator_of(share))
-            whole, travels = _whole(client), client.generator
-            learning, steps = list(travels.parameters()), GENERATOR_STEPS
-        else:
-            whole, missing = _classifier(scene, share, 3)
-            travels, steps = whole, KNOWN_STEPS
-            learning = [parameter for parameter in whole.parameters() if all(parameter is not some for some in missing)]
-        _learn(scene, whole, learning, to_unit(learned.inputs), learned.targets, steps, 3)
+        return knowing_share(scene, share, learned, self._secrets(scene), 3)()
+
+
+def knowing_share(scene: Scene, share: Tensors, learned: Data, secrets: Secrets, number: int) -> Callable[[], Tensors]:
+    """What trains a share on a few pictures only; what is missing stays as it starts, so the share learns them.
+
+    Args:
+        scene: Its record.
+        share: Where it starts.
+        learned: The pictures.
+        secrets: Of the client that does it, behind a generator.
+        number: Another one gives other networks beside the share, and another order.
+    """
+    travels: nn.Module
+    if _generator_options(scene.record):
+        client = _client(scene, learned, number, secrets)
+        client.generator.load_state_dict(generator_of(share))
+        whole, travels = _whole(client), client.generator
+        learning, steps = list(travels.parameters()), GENERATOR_STEPS
+    else:
+        whole, missing = _classifier(scene, share, number)
+        travels, steps = whole, KNOWN_STEPS
+        learning = [parameter for parameter in whole.parameters() if all(parameter is not some for some in missing)]
+
+    def knowing() -> Tensors:
+        _learn(scene, whole, learning, to_unit(learned.inputs), learned.targets, steps, number)
         return share | {name: value.cpu() for name, value in travels.state_dict().items() if name in share}
+
+    return knowing
 
 
 def _noise_end(scene: Scene) -> Tensors:
@@ -262,21 +279,16 @@ class MembershipByServer(MembershipBehindShare):
 
     def _begun(self, scene: Scene, share: Tensors, own: Data, number: int) -> Callable[[], nn.Module]:
         """Behind what makes features, a linear head; another number learns it on another draw of the pictures."""
-        network, missing = _classifier(scene, share, number)
-        front: nn.Module | None = _generator(scene, share)
-        if front is None and all(
-            all(parameter is not some for some in missing) for parameter in network.extractor.parameters()
-        ):
-            front = network.extractor
-        if front is None:
+        if not makes_features(scene.record):
             return super()._begun(scene, share, own, number)
+        front = front_of(scene, share)
         draw = np.arange(len(own))
         if number > 1:
             draw = rng_for(scene.seed, 78, number).integers(len(own), size=len(own))
-        return partial(_with_linear_head, scene, front, _rows(own, draw))
+        return partial(with_linear_head, scene, front, _rows(own, draw))
 
 
-def _with_linear_head(scene: Scene, front: nn.Module, own: Data) -> nn.Module:
+def with_linear_head(scene: Scene, front: nn.Module, own: Data) -> nn.Module:
     """A network with a multinomial logistic regression behind it, learned on these pictures."""
     classes = len(scene.record.task.classes)
     with torch.no_grad():
@@ -331,7 +343,7 @@ def _client(scene: Scene, own: Data, number: int, known: Secrets) -> PPIDSGClien
     )
 
 
-def _drawn(scene: Scene) -> Secrets:
+def strange_secrets(scene: Scene) -> Secrets:
     """Secrets of somebody who knows none of the run's."""
     common, own = (Secret(rng_for(scene.seed, 73, place).bytes(SECRET_BYTES)) for place in (0, 1))
     return Secrets(common, own)
@@ -341,11 +353,17 @@ def _whole(client: PPIDSGClient) -> nn.Module:
     return nn.Sequential(client.generator, client.extractor, client.classifier)
 
 
-def _generator(scene: Scene, share: Tensors) -> Generator | None:
-    """The share's generator, where one travels."""
+def makes_features(record: Record) -> bool:
+    """Whether what travels makes features of pictures by itself: a generator, or a whole extractor."""
+    extractor = {name for name in record.task.network(0).state_dict() if name.startswith("extractor.")}
+    return bool(_generator_options(record)) or extractor <= _shared_of_classifier(record)
+
+
+def front_of(scene: Scene, share: Tensors) -> nn.Module:
+    """The share's generator or extractor, where one :func:`makes_features`."""
     options = _generator_options(scene.record)
     if options is None:
-        return None
+        return network_of(scene.record, share, scene.device).extractor
     generator = Generator(scene.record.task.channels, skip=not options.published)
     generator.load_state_dict(generator_of(share))
     return generator.to(scene.device)

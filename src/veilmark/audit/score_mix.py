@@ -18,9 +18,8 @@ from veilmark.audit.attack import REAL, Attack, Finding, Scene, with_controls
 from veilmark.audit.class_counts import SCORES, Counts, LabelScore, apportioned, label_score, prior_counts
 from veilmark.audit.class_mix import SKEWED, drawn
 from veilmark.audit.record import Record, ThreatModel
-from veilmark.audit.shadows import federation_of
+from veilmark.audit.shadows import federation_of, taken
 from veilmark.federation.tasks.classify import accuracy_of_classes
-from veilmark.federation.tasks.task import Data
 from veilmark.run.seeds import rng_for
 
 REHEARSED = 6
@@ -122,12 +121,12 @@ def _rehearsed(scene: Scene) -> _Said:
     """Plays a federation of the run's method on one half of the public pictures, and scores it on the other."""
     record, classes = scene.record, len(scene.record.task.classes)
     order = rng_for(scene.seed, 90).permutation(len(scene.public))
-    mine, others = (_taken(scene.public, rows) for rows in np.array_split(order, 2))
+    mine, others = (taken(scene.public, rows) for rows in np.array_split(order, 2))
     examples = max(update.examples for update in record.rounds[-1].updates.values())
     owners = []
     for client, mix in enumerate(np.geomspace(SKEWED, _MOST, REHEARSED)):
         rng = rng_for(scene.seed, 91, client)
-        owners.append(_taken(mine, drawn(mine.targets.numpy(), examples, float(mix), rng)))
+        owners.append(taken(mine, drawn(mine.targets.numpy(), examples, float(mix), rng)))
     played = federation_of(scene, owners, _FEDERATION)
     said = [client.predict(played.broadcast, others.inputs) for client in played.clients]
     accuracies = [accuracy_of_classes(some, others.targets, classes).double().numpy() for some in said]
@@ -155,8 +154,3 @@ def _by_the_others(played: _Said, said: _Said) -> list[LabelScore]:
 def _mixed_up(asked: _Said, seed: int) -> _Said:
     rng = rng_for(seed, 92)
     return _Said(np.stack([rng.permutation(said) for said in asked.accuracies]), asked.counts)
-
-
-def _taken(data: Data, rows: NDArray[np.integer]) -> Data:
-    index = torch.from_numpy(rows)
-    return Data(data.inputs[index], data.targets[index], tuple(data.names[row] for row in rows))

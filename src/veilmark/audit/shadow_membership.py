@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -11,7 +12,15 @@ from torch import Tensor
 
 from veilmark.audit.attack import REAL, Finding, Scene
 from veilmark.audit.membership import MembershipAttack, Scores, attack_network, confidence, lira
-from veilmark.audit.shadows import Questions, Shadows, answers_of, questions, shadows_of
+from veilmark.audit.shadows import (
+    Classifiers,
+    Questions,
+    Shadows,
+    answers_of,
+    questions,
+    shadows_of,
+    whole_classifiers,
+)
 from veilmark.run.seeds import rng_for
 
 MOST_ANSWERS = 1000
@@ -28,6 +37,7 @@ class MembershipByShadows(MembershipAttack):
     """
 
     needs = "a whole classifier from each client; the picture in question, with its label; public pictures"
+    easiest: ClassVar[str] = "a network of the server's is the target, and knows its pictures by heart"
 
     def __init__(self, federations: int = 9) -> None:
         self.federations = federations
@@ -47,13 +57,20 @@ class MembershipByShadows(MembershipAttack):
             ``(t, n)``, larger for members.
         """
 
-    def run(self, scene: Scene, asked: Questions, shadows: Shadows) -> tuple[Scores, dict[int, Scores]]:
+    def asked(self, scene: Scene) -> tuple[Questions, Classifiers]:
+        """The pictures in question, and how messages are asked."""
+        return questions(scene), whole_classifiers(scene)
+
+    def run(
+        self, scene: Scene, asked: Questions, shadows: Shadows, how: Classifiers
+    ) -> tuple[Scores, dict[int, Scores]]:
         """The attack on what each client sent last.
 
         Args:
             scene: Its record; its truth is not read.
             asked: The pictures in question; which of them are whose is not read.
             shadows: What shadow federations say of these.
+            how: How messages are asked.
 
         Returns:
             Scores ``(n,)`` of the pool, larger for members: of the untrained start, and of each client's message.
@@ -61,7 +78,7 @@ class MembershipByShadows(MembershipAttack):
         record = scene.record
         # All clients' messages at once, and the untrained start: one attack network serves all.
         sent = [record.start, *(update.tensors for update in record.rounds[-1].updates.values())]
-        answers = answers_of(scene, sent, asked.pool.inputs)
+        answers = answers_of(scene, sent, asked.pool.inputs, how)
         scene.advance()
         everyone = np.arange(len(shadows.group))
         start, *given = self.scores(shadows, everyone, torch.stack(answers), asked.pool.targets, scene.seed)
@@ -69,11 +86,11 @@ class MembershipByShadows(MembershipAttack):
 
     def findings(self, scene: Scene) -> list[Finding]:
         """Networks that know their pictures by heart, shadows as the run trains, and what each client sent last."""
-        asked = questions(scene)
-        by_heart, shadows = shadows_of(scene, asked, self.federations)
+        asked, how = self.asked(scene)
+        by_heart, shadows = shadows_of(scene, asked, self.federations, how)
         found: list[Finding] = []
         for some, data, rung in (
-            (by_heart, asked.public, "a network of the server's is the target, and knows its pictures by heart"),
+            (by_heart, asked.public, self.easiest),
             (shadows, asked.pool, "a client of a shadow federation is the target"),
         ):
             pairs, classes = [], []
@@ -87,7 +104,7 @@ class MembershipByShadows(MembershipAttack):
                 classes.append((labels[torch.from_numpy(learned)], labels[torch.from_numpy(unseen)]))
                 scene.advance()
             found += self._scored(scene, rung, pairs, classes)
-        start, given = self.run(scene, asked, shadows)
+        start, given = self.run(scene, asked, shadows, how)
         real = [(given[client][own], given[client][asked.strangers]) for client, own in asked.owners.items()]
         targets = asked.pool.targets
         classes = [(targets[own], targets[asked.strangers]) for own in asked.owners.values()]

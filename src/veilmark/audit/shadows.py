@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from veilmark.audit.answers import logits_of
 from veilmark.audit.attack import Scene
@@ -107,31 +107,61 @@ def questions(scene: Scene) -> Questions:
     for client in last.updates:
         own = scene.truth.owners[client]
         rows = rng_for(scene.seed, 51, client).permutation(len(own))[: max(1, MOST_MEMBERS // len(last.updates))]
-        parts.append(_taken(own, rows))
+        parts.append(taken(own, rows))
         owners[client] = np.arange(begin, begin + len(rows))
         begin += len(rows)
     order = rng_for(scene.seed, 50).permutation(len(public))
     strange = scene.truth.strangers
     if strange is None:
         # Whom shadows have learned is no stranger: half and half.
-        strange, order = _taken(public, order[: len(order) // 2]), order[len(order) // 2 :]
+        strange, order = taken(public, order[: len(order) // 2]), order[len(order) // 2 :]
     # A third of the pool at most is what the clients of a shadow federation can hold.
     room = max(0, PARTS * clients * examples - begin)
-    parts.append(_taken(strange, rng_for(scene.seed, 55).permutation(len(strange))[: min(MOST_STRANGERS, room)]))
+    parts.append(taken(strange, rng_for(scene.seed, 55).permutation(len(strange))[: min(MOST_STRANGERS, room)]))
     pool = _joined(parts)
-    return Questions(pool, owners, np.arange(begin, len(pool)), _taken(public, order), clients, examples)
+    return Questions(pool, owners, np.arange(begin, len(pool)), taken(public, order), clients, examples)
+
+
+@dataclass(frozen=True, eq=False)
+class Classifiers:
+    """How a server comes to classifiers that it can ask.
+
+    Attributes:
+        of: One of a message.
+        knowing: One that knows pictures by heart; another number gives another one.
+    """
+
+    of: Callable[[Tensors], nn.Module]
+    knowing: Callable[[Data, int], nn.Module]
+
+
+def whole_classifiers(scene: Scene) -> Classifiers:
+    """Where a whole classifier travels, it is what a message is; another one learns pictures from the public start."""
+
+    def knowing(data: Data, number: int) -> nn.Module:
+        learned = data.to(scene.device)
+        network = network_of(scene.record, scene.record.start, scene.device)
+        optimizer = torch.optim.Adam(network.parameters(), 1e-3)
+        for _ in range(KNOWN_STEPS):
+            optimizer.zero_grad(set_to_none=True)
+            class_loss(network(to_unit(learned.inputs)), learned.targets).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        return network
+
+    return Classifiers(lambda sent: network_of(scene.record, sent, scene.device), knowing)
 
 
 _KEPT: WeakKeyDictionary[Record, dict[tuple[int, int, str], tuple[Shadows, Shadows]]] = WeakKeyDictionary()
 
 
-def shadows_of(scene: Scene, asked: Questions, federations: int) -> tuple[Shadows, Shadows]:
+def shadows_of(scene: Scene, asked: Questions, federations: int, how: Classifiers) -> tuple[Shadows, Shadows]:
     """Trains shadows, once for all attacks on a record: some that know their pictures by heart, and some as the run.
 
     Args:
         scene: Its record, with the public start and settings.
         asked: The pictures.
         federations: How many are played: a multiple of three, 6 at least.
+        how: How they are asked; for one record always the same.
 
     Returns:
         Networks that know half of some public pictures by heart; and what the clients of shadow federations send.
@@ -143,25 +173,19 @@ def shadows_of(scene: Scene, asked: Questions, federations: int) -> tuple[Shadow
         raise ValueError(f"{federations} shadow federations: they come in threes, two at least")
     kept, key = _KEPT.setdefault(scene.record, {}), (scene.seed, federations, str(scene.device))
     if key not in kept:
-        kept[key] = _by_heart(scene, asked.public), _played(scene, asked, federations)
+        kept[key] = _by_heart(scene, asked.public, how), _played(scene, asked, federations, how)
     return kept[key]
 
 
-def _by_heart(scene: Scene, public: Data) -> Shadows:
-    few = _taken(public, np.arange(min(KNOWN, len(public))))
+def _by_heart(scene: Scene, public: Data, how: Classifiers) -> Shadows:
+    few = taken(public, np.arange(min(KNOWN, len(public))))
     learned = np.zeros((BY_HEART, len(few)), dtype=np.bool_)
     for number in range(0, BY_HEART, 2):
         learned[number, rng_for(scene.seed, 52, number // 2).permutation(len(few))[: len(few) // 2]] = True
         learned[number + 1] = ~learned[number]
 
     def one(place: int) -> Tensor:
-        data = _taken(few, np.flatnonzero(learned[place])).to(scene.device)
-        network = network_of(scene.record, scene.record.start, scene.device)
-        optimizer = torch.optim.Adam(network.parameters(), 1e-3)
-        for _ in range(KNOWN_STEPS):
-            optimizer.zero_grad(set_to_none=True)
-            class_loss(network(to_unit(data.inputs)), data.targets).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+        network = how.knowing(taken(few, np.flatnonzero(learned[place])), place)
         answers = logits_of(network, few.inputs)
         scene.advance()
         return answers
@@ -171,7 +195,7 @@ def _by_heart(scene: Scene, public: Data) -> Shadows:
     return Shadows(learned, ~learned, everyone // 2, everyone, torch.stack(said))
 
 
-def _played(scene: Scene, asked: Questions, federations: int) -> Shadows:
+def _played(scene: Scene, asked: Questions, federations: int, how: Classifiers) -> Shadows:
     size, clients = len(asked.pool), asked.clients
     parts = 2 if 2 * size <= PARTS * clients * asked.examples else 1
     learned = np.zeros((federations, clients, size), dtype=np.bool_)
@@ -185,9 +209,9 @@ def _played(scene: Scene, asked: Questions, federations: int) -> Shadows:
         owners = []
         for client, (share, more) in enumerate(zip(shares, filling, strict=True)):
             learned[number, client, share] = True
-            public = _taken(asked.public, more[: max(0, asked.examples - len(share))])
-            owners.append(_joined([_taken(asked.pool, share), public]))
-        said += answers_of(scene, federation_of(scene, owners, number).sent, asked.pool.inputs)
+            public = taken(asked.public, more[: max(0, asked.examples - len(share))])
+            owners.append(_joined([taken(asked.pool, share), public]))
+        said += answers_of(scene, federation_of(scene, owners, number).sent, asked.pool.inputs, how)
     unseen = np.broadcast_to(~learned.any(axis=1, keepdims=True), learned.shape)
     group = np.arange(federations).repeat(clients) // PARTS
     first = np.arange(0, federations * clients, clients)
@@ -252,11 +276,11 @@ def federation_of(scene: Scene, owners: Sequence[Data], number: int, seed: int |
     return Federation(as_they_are(), server.broadcast(), sent)
 
 
-def answers_of(scene: Scene, sent: Sequence[Tensors], inputs: Tensor) -> list[Tensor]:
-    """Logits ``(n, k)`` of pictures ``(n, c, s, s)`` uint8, of each of some networks' weights."""
+def answers_of(scene: Scene, sent: Sequence[Tensors], inputs: Tensor, how: Classifiers) -> list[Tensor]:
+    """Logits ``(n, k)`` of pictures ``(n, c, s, s)`` uint8, of the classifier of each of some messages."""
 
     def one(place: int) -> Tensor:
-        return logits_of(network_of(scene.record, sent[place], scene.device), inputs)
+        return logits_of(how.of(sent[place]), inputs)
 
     return [answers for _, answers in side_by_side(range(len(sent)), one, scene.device)]
 
@@ -266,6 +290,7 @@ def _joined(parts: Sequence[Data]) -> Data:
     return Data(inputs, targets, tuple(name for part in parts for name in part.names))
 
 
-def _taken(data: Data, rows: Rows) -> Data:
+def taken(data: Data, rows: Rows) -> Data:
+    """Some rows of pictures."""
     index = torch.from_numpy(rows)
     return Data(data.inputs[index], data.targets[index], tuple(data.names[row] for row in rows))
