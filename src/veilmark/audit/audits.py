@@ -77,7 +77,7 @@ ATTACKS: dict[str, Attack] = {
         ClassMix(),
         NoiseThroughGenerator(),
         ClassMixOfScores(),
-        MembershipByLiRABehindShare(),
+        MembershipByLiRABehindShare(federations=6),
     )
 }
 """Every attack, in the order in which a budget is spent: quick and telling ones first."""
