@@ -71,7 +71,7 @@ class ClassMixOfScores(Attack):
     """How many pictures of each class a client has, from the accuracies that it sends."""
 
     name = "class mix out of the scores"
-    cost = 30.0
+    cost = 120.0
     threat_model = ThreatModel.server
     needs = (
         "each client's accuracy on every class of the public test set; labelled public pictures, to rehearse clients"

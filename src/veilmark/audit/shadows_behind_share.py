@@ -30,7 +30,7 @@ class MembershipByLiRABehindShare(MembershipByLiRA):
     """
 
     name = "membership behind the share, with shadow federations (LiRA)"
-    cost = 400.0
+    cost = 600.0
     needs = "a generator or an extractor from each client; the picture in question, with its label; public pictures"
     question = "Can the server tell it though no whole classifier travels, if it plays federations of its own with it?"
     easiest = "a share of the server's is the target, and knows its pictures by heart"
