@@ -510,7 +510,7 @@ def plot(found: list[Summary], path: Path) -> None:
             colour, style = looks[title]
             drawn[title] = axes.plot(rounds, curves.mean(0), style, color=colour, linewidth=1.8)[0]
             axes.fill_between(rounds, curves.min(0), curves.max(0), color=colour, alpha=0.15, linewidth=0)
-        best = f"; best other: {summary.best}" if summary.best else ""
+        best = f"\nbest other: {summary.best}" if summary.best else ""
         axes.set_title(
             f"{SAID[summary.data]}, {SAID[summary.partition]} clients{best}", loc="left", fontsize=9, color=INK
         )
