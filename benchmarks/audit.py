@@ -47,8 +47,9 @@ REAL = "as it was"
 NO_LEAK = ("linking of messages", "linking by declared figures", "detector out of the share")
 """Attacks that tell nothing of a picture: who sent an update, which the server knows anyway, and what the common work
 is worth to others."""
-BEST = {"owner of a person": 100.0}
-"""Where a leak ends for attacks whose control is no best case, but a rehearsal with fewer people than the run's."""
+BEST = {"owner of a person": 100.0, "class mix out of the scores": 100.0}
+"""Where a leak ends for attacks whose control is no best case, but a rehearsal that is asked something harder or easier
+than the run: with fewer people, with other mixes of classes."""
 SCORES = {"mnist": "accuracy %", "cifar10": "accuracy %", "ytf68": "NME at 16 px %"}
 
 PROTOCOL: dict[str, Any] = {"clients": 4, "rounds": 5, "training": {"batch": 20}, "record": ["first", "last"]}
