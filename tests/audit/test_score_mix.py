@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tiny_federations import config, play
+from veilmark.audit import score_mix, shadows
 from veilmark.audit.audits import ATTACKS, audit_run
 from veilmark.audit.class_counts import label_score, prior_counts
 from veilmark.audit.score_mix import ClassMixOfScores, SizeOfClass
@@ -67,3 +68,12 @@ def test_where_scores_are_no_ones_own_nothing_is_asked(tmp_path, changes, why):
     summary, found = found_in(play(tmp_path / "run", config(rounds=1, **changes)).path, tmp_path / "out")
     assert why in summary["obstacles"][ClassMixOfScores.name]
     assert not found
+
+
+@pytest.mark.parametrize("changes", [{"method": "fedcg"}, {"method": "ppidsg", "options__ppidsg__share": []}])
+def test_whoever_keeps_a_network_is_asked(tmp_path, monkeypatch, changes):
+    """Whatever the method: its own clients are rehearsed, with all that they keep."""
+    monkeypatch.setattr(shadows, "MOST_STEPS", 1)
+    monkeypatch.setattr(score_mix, "REHEARSED", 2)
+    _, found = found_in(play(tmp_path / "run", config(rounds=1, **changes)).path, tmp_path / "out")
+    assert {line.rung for line in found} == {"2 clients of unlike classes, played as the method has them", "as it was"}
