@@ -141,7 +141,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "1e-3, semantic loss 0": {**RATE, "options.ppidsg.semantic": 0.0},
     "1e-3, no history": {**RATE, "options.ppidsg.history": 0},
     "1e-3, published": {**RATE, "options.ppidsg.published": True},
+    "1e-3, published generator": {**RATE, "options.ppidsg.published": ["generator"]},
+    "1e-3, published pool": {**RATE, "options.ppidsg.published": ["pool"]},
+    "1e-3, class loss 0.5": {**RATE, "options.ppidsg.classes": 0.5},
+    "1e-3, class loss 1": {**RATE, "options.ppidsg.classes": 1.0},
     "1e-3, client's key": {**RATE, "options.ppidsg.scope": "client"},
+    "1e-3, picture's key": {**RATE, "options.ppidsg.scope": "image"},
     "1e-3, fresh Adam": {**RATE, "options.ppidsg.keep_adam": False},
     "1e-3, warm-up 3": {**RATE, "options.ppidsg.warmup": 3},
     "1e-3, proximal 0.01": {**RATE, "options.ppidsg.proximal": 0.01},
@@ -153,6 +158,16 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "repaired, kept head": {**RATE, "options.ppidsg.extractor": "fixed", "options.ppidsg.head": "kept"},
     "repaired, no history": {**RATE, "options.ppidsg.extractor": "fixed", "options.ppidsg.history": 0},
     "repaired, fresh Adam": {**RATE, "options.ppidsg.extractor": "fixed", "options.ppidsg.keep_adam": False},
+    "repaired, class loss 0.5": {**RATE, "options.ppidsg.extractor": "fixed", "options.ppidsg.classes": 0.5},
+    "repaired, semantic loss 0": {**RATE, "options.ppidsg.extractor": "fixed", "options.ppidsg.semantic": 0.0},
+    "repaired, semantic loss 10": {**RATE, "options.ppidsg.extractor": "fixed", "options.ppidsg.semantic": 10.0},
+    "repaired, published generator": {
+        **RATE,
+        "options.ppidsg.extractor": "fixed",
+        "options.ppidsg.published": ["generator"],
+    },
+    "repaired, published pool": {**RATE, "options.ppidsg.extractor": "fixed", "options.ppidsg.published": ["pool"]},
+    "repaired, client's key": {**RATE, "options.ppidsg.extractor": "fixed", "options.ppidsg.scope": "client"},
 }
 """Of *1e-3, own extractors*, and of *ppidsg, repaired*, one thing changed at a time."""
 OPTIONS = {

@@ -313,6 +313,31 @@ def test_the_history_hands_out_older_pictures_with_their_own_labels():
     assert 0.25 < wrong["published"] / 160 < 0.5
 
 
+@pytest.mark.parametrize(
+    ("published", "skips", "labels_follow"),
+    [
+        (False, True, True),
+        (True, False, False),
+        (("generator",), False, True),
+        (("pool",), True, False),
+        ((), True, True),
+    ],
+)
+def test_each_part_of_the_published_code_is_asked_for_by_itself(published, skips, labels_follow):
+    one = client(published=published)
+    x = torch.linspace(-1, 1, 256).view(1, 1, 16, 16)
+    with_skips = Generator(1)
+    with_skips.load_state_dict(one.generator.state_dict())
+    with torch.no_grad():
+        assert torch.equal(one.generator(x), with_skips(x)) == skips
+    assert one.history.published != labels_follow
+
+
+def test_an_unknown_part_of_the_published_code_is_refused():
+    with pytest.raises(ValidationError, match="'generator' or 'pool'"):
+        ClientConfig(published=("discriminator",))
+
+
 def test_a_history_of_none_hands_back_what_it_gets():
     pictures, labels = torch.zeros(3, 1, 2, 2), torch.arange(3)
     out, said = History(0).exchange(pictures, labels, np.random.default_rng(0))

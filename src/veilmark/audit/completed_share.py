@@ -364,7 +364,7 @@ def front_of(scene: Scene, share: Tensors) -> nn.Module:
     options = _generator_options(scene.record)
     if options is None:
         return network_of(scene.record, share, scene.device).extractor
-    generator = Generator(scene.record.task.channels, skip=not options.published)
+    generator = Generator(scene.record.task.channels, skip="generator" not in options.published)
     generator.load_state_dict(generator_of(share))
     return generator.to(scene.device)
 

@@ -272,7 +272,7 @@ def generator_in(record: Record, message: Tensors, device: torch.device | str = 
     """
     options = record.method.options
     assert isinstance(options, PPIDSGOptions)
-    network = Generator(record.task.channels, skip=not options.published)
+    network = Generator(record.task.channels, skip="generator" not in options.published)
     network.load_state_dict(generator_of(message))
     return network.to(device)
 

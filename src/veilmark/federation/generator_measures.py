@@ -81,7 +81,7 @@ def measure_generator(config: FederationConfig, data: Path | None, run: Path, se
     task, _, _, _ = load_classify(config.data, data, config.clients, config.seed)
     known = SecretFolder(secrets).of_client(0)
     cipher = cipher_of(options, known.federation, known.own)
-    generator = Generator(task.channels, skip=not options.published)
+    generator = Generator(task.channels, skip="generator" not in options.published)
     share, _ = read_tensors(run / f"checkpoints/server-{config.rounds:04d}.safetensors")
     generator.load_state_dict(generator_of(share))
     inputs, labels = task.test.inputs, task.test.targets

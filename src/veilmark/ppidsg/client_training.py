@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor, nn
 
 from veilmark.ppidsg.cipher import Cipher
@@ -47,6 +47,7 @@ AT_ONCE = 26_000
 some 5 % less time, and 130 MB more. In bfloat16 a graph is half as large, and twice as many fit."""
 
 Head = Literal["key", "kept", "fixed"]
+Defect = Literal["generator", "pool"]
 ExtractorTraining = Literal["separate", "joint", "key", "fixed", "none"]
 
 
@@ -72,7 +73,8 @@ class ClientConfig(BaseModel):
         logit_adjustment: Whether the class losses are told how often the client has each class, so that a client with
             few classes does not teach G and C that there are no others; see
             :func:`veilmark.ppidsg.losses.class_loss`. The counts stay with the client.
-        published: The published code's generator without skips and its pool whose labels stay behind.
+        published: Of the published code ``generator``, without skips, and ``pool``, whose labels stay behind; true is
+            both of them, false none.
         precision: Of the layers of G, D and F while they learn: ``32-true``; ``bf16-mixed``, bfloat16 under PyTorch's
             autocast, with weights, losses, C and all answers in float32; or ``auto``, bfloat16 on every device that
             multiplies in it natively.
@@ -91,8 +93,15 @@ class ClientConfig(BaseModel):
     extractor: ExtractorTraining = "separate"
     extractor_start: Literal["own", "key"] = "key"
     logit_adjustment: bool = False
-    published: bool = False
+    published: tuple[Defect, ...] = ()
     precision: Precision = "32-true"
+
+    @field_validator("published", mode="before")
+    @classmethod
+    def _all_or_none(cls, value: object) -> object:
+        if isinstance(value, bool):
+            return get_args(Defect) if value else ()
+        return value
 
 
 def to_unit(pictures: Tensor) -> Tensor:
@@ -190,7 +199,7 @@ class PPIDSGClient:
         # Fresh weights by (seed, client), whatever has been drawn in this process before.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(rng_for(seed, 20, number).integers(2**31)))
-            self.generator = Generator(channels, skip=not config.published)
+            self.generator = Generator(channels, skip="generator" not in config.published)
             self.discriminator = Discriminator(channels)
             self.extractor: Extractor | Pixels = Pixels() if config.extractor == "none" else Extractor(channels)
             self.classifier = Classifier(inputs, classes, head_widths)
@@ -198,7 +207,7 @@ class PPIDSGClient:
         # (benchmarks/client_round.py).
         for network in (self.generator, self.discriminator, self.extractor, self.classifier):
             network.to(self.device)
-        self.history = History(config.history, config.published)
+        self.history = History(config.history, published="pool" in config.published)
         self._restart(first=True)
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             name: self._adam(network)

@@ -223,7 +223,7 @@ class PPIDSG(Method[PPIDSGOptions]):
             raise ConfigError("options.ppidsg.noise: Opacus is not installed; pip install 'veilmark[federation]'")
 
         def start() -> nn.ModuleDict:
-            generator = Generator(task.channels, skip=not options.published)
+            generator = Generator(task.channels, skip="generator" not in options.published)
             return nn.ModuleDict({"generator": generator, "discriminator": Discriminator(task.channels)})
 
         # Every client starts from the same networks: the weights of different starts cannot be averaged.
