@@ -244,6 +244,7 @@ def audit_run(
         "score_words": task.score_words,
         "shared": sorted(record.declared.tensors),
         "metrics": list(record.declared.metrics),
+        "scores": list(record.server.task.scored()),
         "public": len(public),
         "threat_models": {model.value: model.words for model in ThreatModel},
         "questions": {name: attack.question for name, attack in attacks.items()},

@@ -137,7 +137,7 @@ class LinkingByFigures(Linking):
     name = "linking by declared figures"
     cost = 0.1
     needs = "what is declared beside the tensors of two recorded rounds"
-    question = "Could it tell by what they declare alone: how many pictures, which losses?"
+    question = "Could the server tell senders apart by declared figures alone: how many pictures, which losses?"
 
     def obstacle(self, record: Record) -> str | None:
         """Two rounds in which clients declare something by which they differ."""

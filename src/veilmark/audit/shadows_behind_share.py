@@ -32,7 +32,9 @@ class MembershipByLiRABehindShare(MembershipByLiRA):
     name = "membership behind the share, with shadow federations (LiRA)"
     cost = 600.0
     needs = "a generator or an extractor from each client; the picture in question, with its label; public pictures"
-    question = "Can the server tell it though no whole classifier travels, if it plays federations of its own with it?"
+    question = (
+        "Can the server tell whether a client trained on a picture, with federations of its own and a missing part?"
+    )
     easiest = "a share of the server's is the target, and knows its pictures by heart"
 
     def obstacle(self, record: Record) -> str | None:

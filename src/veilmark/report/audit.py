@@ -11,11 +11,16 @@ from rich.table import Table
 
 from veilmark.report.audit_plots import plot_verdicts
 from veilmark.report.html import read_record, read_text, write_page
+from veilmark.report.plain_words import in_plain_words, score_words
 from veilmark.report.verdicts import AuditFinding, Verdict, verdict
 from veilmark.run.errors import DataError
 
 BUNDLED = ("digits", "synthetic")
 """Data that anybody may see: only of these does a page that others read show what attackers made of pictures."""
+
+
+_ORDER = ("leaks", "not shown to work", "nothing to attack", "not found")
+"""In short, what a reader must not miss comes first."""
 
 
 class AuditSummary(BaseModel):
@@ -33,6 +38,7 @@ class AuditSummary(BaseModel):
     score_words: str
     shared: list[str]
     metrics: list[str]
+    scores: list[str] = []
     public: int
     threat_models: dict[str, str]
     questions: dict[str, str]
@@ -76,6 +82,16 @@ def audit_table(verdicts: Sequence[Verdict]) -> Table:
     return table
 
 
+def in_short(verdicts: Sequence[Verdict]) -> dict[str, list[Verdict]]:
+    """The verdicts by who attacks, gravest first; who found most comes first."""
+    models = list(dict.fromkeys(item.threat_model for item in verdicts))
+    found = {
+        model: sorted((item for item in verdicts if item.threat_model == model), key=lambda i: _ORDER.index(i.kind))
+        for model in models
+    }
+    return dict(sorted(found.items(), key=lambda pair: -sum(item.kind == "leaks" for item in pair[1])))
+
+
 def write_audit_report(folder: Path) -> Path:
     """The report of ``veilmark audit``.
 
@@ -96,6 +112,9 @@ def write_audit_report(folder: Path) -> Path:
         "audit.html.j2",
         summary=summary,
         verdicts=verdicts,
+        in_short=in_short(verdicts),
+        plainly={item.attack: in_plain_words(item.real or item.findings[-1]) for item in verdicts},
+        figures=[*summary.metrics, "number of pictures", *map(score_words, summary.scores)],
         shows_owners=shown,
         chart=None if chart is None else chart.name,
     )
