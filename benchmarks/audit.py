@@ -34,7 +34,7 @@ import torch
 from veilmark.audit.audits import ATTACKS, FACE_ATTACKS, audit_run
 from veilmark.federation.config import FederationConfig, federation_from
 from veilmark.federation.runs import run_federation
-from veilmark.report.verdicts import AuditFinding, beyond_chance, verdict
+from veilmark.report.verdicts import REAL, AuditFinding, Verdict, beyond_chance, verdict
 from veilmark.run.config import override
 from veilmark.run.devices import choose_device
 from veilmark.run.folder import RunError, RunFolder, write_json
@@ -43,13 +43,32 @@ from veilmark.run.progress import console, say
 RESULTS = Path(__file__).parent / "results" / "audit"
 RUNS = Path("runs/audit-grid")
 PLOTS = Path(__file__).parents[1] / "docs" / "images"
-REAL = "as it was"
 NO_LEAK = ("linking of messages", "linking by declared figures", "detector out of the share")
 """Attacks that tell nothing of a picture: who sent an update, which the server knows anyway, and what the common work
 is worth to others."""
 BEST = {"owner of a person": 100.0, "class mix out of the scores": 100.0}
 """Where a leak ends for attacks whose control is no best case, but a rehearsal that is asked something harder or easier
 than the run: with fewer people, with other mixes of classes."""
+SECRETS = {
+    "who was in the training, %": (
+        "membership by loss",
+        "membership with shadow federations (LiRA)",
+        "membership from prediction vectors",
+        "membership behind the share",
+        "membership behind the share, by the server",
+        "membership behind the share, with shadow federations (LiRA)",
+    ),
+    "was it this picture, %": ("candidates checked on the generator",),
+    "classes, %": ("label counts", "class mix out of the generator", "class mix out of the scores"),
+    "pictures, dB": (
+        "pictures from updates",
+        "gradient inversion",
+        "gradient inversion of the generator",
+        "noise through the generator",
+    ),
+    "the key, %": ("key out of the generator",),
+}
+"""What a classifier's clients want to keep, and the attacks that ask for it, all of one unit by their own figure."""
 SCORES = {"mnist": "accuracy %", "cifar10": "accuracy %", "ytf68": "NME at 16 px %"}
 
 PROTOCOL: dict[str, Any] = {"clients": 4, "rounds": 5, "training": {"batch": 20}, "record": ["first", "last"]}
@@ -342,6 +361,45 @@ def tables(cells: list[Cell], results: Path) -> tuple[list[str], list[dict[str, 
     return made, found
 
 
+def short_table(chosen: list[dict[str, Any]]) -> str:
+    """A Markdown table of what leaked, by kind of secret: the furthest attack whose verdict is *leaks*.
+
+    Args:
+        chosen: Finished cells of classifiers, of one data set.
+
+    Returns:
+        A row a method. Where nothing leaks, what may be said of the attacks at best; how many were not asked.
+    """
+    lines = [["method", "accuracy %", *SECRETS, "largest leak"], ["---"] * (len(SECRETS) + 3)]
+    for cell in chosen:
+        said = {name: verdict(some) for name, some in by_attack(cell).items()}
+        lines.append([cell["name"], f"{cell['score']:.1f}"])
+        for names in SECRETS.values():
+            asked = [said[name] for name in names if name in said]
+            later = [name for name in names if name not in said and name not in cell["obstacles"]]
+            lines[-1].append(_secret_words([some for some in asked if some.kind != "nothing to attack"], len(later)))
+        lines[-1].append(f"{share:.0f} %" if (share := leakage(cell)[0]) else "-")
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _secret_words(asked: list[Verdict], later: int) -> str:
+    """The furthest leak; else what was not found, and of how many attacks that says nothing."""
+    leaks = [some.real for some in asked if some.kind == "leaks" and some.real is not None]
+    unclear = sum(some.kind == "not shown to work" for some in asked)
+    said = []
+    if leaks:
+        # Of one measure: a rate at 1 % of false alarms is no area under the curve.
+        most = max(leaks, key=lambda found: (found.metric == leaks[0].metric, found.value - found.chance))
+        said.append(f"**{most.value:.1f}** ({most.low:.1f} to {most.high:.1f}; {most.chance:.1f})")
+    elif unclear < len(asked):
+        said.append("not found")
+    if unclear and not leaks:
+        said.append(f"{unclear} not shown to work")
+    if later:
+        said.append(f"{later} not asked")
+    return "; ".join(said) or "-"
+
+
 def verdicts(found: list[dict[str, Any]]) -> list[str]:
     """Markdown tables of what a report says of each attack: a line for an attack, a column for a method.
 
@@ -435,7 +493,13 @@ def main() -> None:
             args.results.mkdir(parents=True, exist_ok=True)
             write_json(path, found)
     made, cells_found = tables(cells, args.results)
-    for table in [*made, *verdicts(cells_found)]:
+    first = {data: [cell for cell in cells_found if (cell["data"], cell["seed"]) == (data, 0)] for data in METHODS}
+    short = [
+        f"{data}, in short, seed 0\n\n{short_table(chosen)}"
+        for data, chosen in first.items()
+        if chosen and METHODS[data] is CLASSIFIERS
+    ]
+    for table in [*short, *made, *verdicts(cells_found)]:
         console.print(table + "\n", markup=False, soft_wrap=True, highlight=False)
     if args.print:
         args.plots.mkdir(parents=True, exist_ok=True)

@@ -131,3 +131,35 @@ def test_verdicts_are_those_of_a_report():
 )
 def test_none_found_says_how_many_attacks_could_not_have_found_it(lines, words):
     assert grid.leak_words({"findings": lines}) == words
+
+
+@pytest.mark.parametrize(
+    ("lines", "obstacles", "words"),
+    [
+        ([], ("owner", "labels"), "-"),
+        ([], (), "2 not asked"),
+        ([("owner", 70.0, 60.0)], ("labels",), "**70.0** (60.0 to 100.0; 50.0)"),
+        # Of two leaks the furthest from its chance.
+        ([("owner", 70.0, 60.0), ("labels", 80.0, 75.0)], (), "**80.0** (75.0 to 100.0; 50.0)"),
+        ([("owner", 70.0, 60.0)], (), "**70.0** (60.0 to 100.0; 50.0); 1 not asked"),
+        ([("owner", 70.0, 40.0)], ("labels",), "not found"),
+        ([("owner", 70.0, 40.0)], (), "not found; 1 not asked"),
+        # An attack whose control fails says nothing: it is counted, not called private.
+        ([("owner", 70.0, 40.0), ("labels", 70.0, 40.0, "fails")], (), "not found; 1 not shown to work"),
+        ([("labels", 70.0, 40.0, "fails")], ("owner",), "1 not shown to work"),
+    ],
+)
+def test_a_secret_in_short(monkeypatch, lines, obstacles, words):
+    monkeypatch.setattr(grid, "SECRETS", {"a secret": ("owner", "labels")})
+    found = []
+    for attack, value, low, *fails in lines:
+        control = 50.0 if fails else 90.0
+        found.append(finding(attack, 90, 85, control=control, rung="easy"))
+        found.append(finding(attack, value, low, control=control))
+    cell = {"name": "m", "score": 91.94, "findings": found, "obstacles": dict.fromkeys(obstacles, "why")}
+    row = grid.short_table([cell]).splitlines()[-1]
+    assert row.startswith(f"| m | 91.9 | {words} | ")
+
+
+def test_secrets_are_asked_for_by_attacks_that_exist():
+    assert {name for names in grid.SECRETS.values() for name in names} <= set(grid.ATTACKS)
