@@ -546,8 +546,8 @@ def audit(
     for name in summary["skipped"]:
         say(f"[yellow]not begun, the budget was spent:[/yellow] {escape(name)}")
     for name, why in summary["obstacles"].items():
-        say(f"[dim]{escape(name)}: {escape(why)}[/dim]")
-    say(f"report: {escape(str(write_audit_report(folder)))}")
+        say(f"[dim]{escape(name)} does not apply: {escape(why)}[/dim]")
+    say(f"report: {escape(str(write_audit_report(folder)))}; every figure: {escape(str(folder / 'audit.json'))}")
 
 
 KeyFile = Annotated[Path, typer.Option("--key", help="File of the secret; made by keygen.", show_default=False)]

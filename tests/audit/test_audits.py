@@ -1,10 +1,12 @@
 """A whole audit, from a transcript to audit.json and its report."""
 
+import io
 import json
 import shutil
 from typing import ClassVar
 
 import pytest
+from rich.console import Console
 from rich.progress import Progress
 
 from tiny_federations import config, play
@@ -330,4 +332,14 @@ def test_damaged_files_are_named(runs, audited, tmp_path):
     (tmp_path / "audit.json").write_text("[{}]")
     with pytest.raises(DataError, match=r"audit\.json"):
         read_audit(tmp_path)
-    assert audit_table(read_audit(runs["none"] / "audit")).row_count == len(findings(runs, "none"))
+
+
+def test_the_terminal_shows_a_line_an_attack(runs, audited):
+    found = read_audit(runs["none"] / "audit")
+    output = Console(file=io.StringIO(), width=300)
+    output.print(audit_table(found))
+    text = output.file.getvalue()
+    assert audit_table(found).row_count == len(found)
+    for item in found:
+        assert item.attack in text
+        assert item.kind in text

@@ -330,8 +330,8 @@ def test_federate_compare_and_audit(verb, tmp_path, monkeypatch):
     assert (tmp_path / "both/report.html").exists()
     code, text = verb("audit", runs[1])
     assert code == 0, text
-    assert "blocks of the key" in text
-    assert "label counts: the last layer does not travel" in text
+    assert "key out of the generator" in text
+    assert "label counts does not apply: the last layer does not travel" in text
     assert (runs[1] / "audit/report.html").exists()
     code, text = verb("audit", runs[0], "--budget", 0, "--out", tmp_path / "nothing")
     assert code == 0, text

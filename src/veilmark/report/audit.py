@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
+from rich.markup import escape
 from rich.table import Table
 
 from veilmark.report.audit_plots import plot_verdicts
 from veilmark.report.html import read_record, read_text, write_page
 from veilmark.report.plain_words import in_plain_words, score_words
-from veilmark.report.verdicts import AuditFinding, Verdict, verdict
+from veilmark.report.verdicts import AuditFinding, Verdict, figure_words, verdict
 from veilmark.run.errors import DataError
 
 BUNDLED = ("digits", "synthetic")
@@ -21,6 +22,7 @@ BUNDLED = ("digits", "synthetic")
 
 _ORDER = ("leaks", "not shown to work", "nothing to attack", "not found")
 """In short, what a reader must not miss comes first."""
+_COLOURS = {"leaks": "bold red", "not shown to work": "yellow", "nothing to attack": "default", "not found": "default"}
 
 
 class AuditSummary(BaseModel):
@@ -65,19 +67,17 @@ def read_audit(folder: Path) -> list[Verdict]:
 
 
 def audit_table(verdicts: Sequence[Verdict]) -> Table:
-    """An audit for the terminal."""
-    table = Table("attack", "what the attacker had", "figure", "value", "95 %", "chance", "must succeed", "noise")
-    for item in verdicts:
-        for found in item.findings:
-            controls = (found.positive_control, found.negative_control)
+    """The verdicts of an audit for the terminal, gravest first; rungs and controls are in the report."""
+    table = Table("who attacks", "attack", "verdict", "what it got (95 %)", "chance")
+    for model, items in in_short(verdicts).items():
+        for item in items:
+            tells = item.real if item.kind in ("leaks", "not found") else None
             table.add_row(
-                found.attack,
-                found.rung,
-                f"{found.metric}, {found.unit}",
-                f"{found.value:.1f}",
-                f"{found.low:.1f} to {found.high:.1f}",
-                f"{found.chance:.1f}",
-                *("" if figure is None else f"{figure:.1f}" for figure in controls),
+                model,
+                item.attack,
+                f"[{_COLOURS[item.kind]}]{item.kind}[/]",
+                "-" if tells is None else escape(figure_words(tells)),
+                "-" if tells is None else f"{tells.chance:.1f}",
             )
     return table
 

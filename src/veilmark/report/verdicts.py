@@ -99,10 +99,10 @@ def verdict(findings: Sequence[AuditFinding]) -> Verdict:
     if real is None:
         last = findings[-1]
         kind = "nothing to attack"
-        words = f"What it takes did not travel in this run. If it leaked: {_figure(last)}, where chance is "
+        words = f"What it takes did not travel in this run. If it leaked: {figure_words(last)}, where chance is "
         words += f"{last.chance:.1f} (“{last.rung}”)."
     elif beyond_chance(real, findings):
-        kind, words = "leaks", f"Yes: {_figure(real)}, where chance is {real.chance:.1f}."
+        kind, words = "leaks", f"Yes: {figure_words(real)}, where chance is {real.chance:.1f}."
     elif not works:
         kind, words = "not shown to work", "Unknown: the attack did not succeed where it must, so it shows nothing."
         if control is not None and rung is not None and control > easy.chance and rung.value != control:
@@ -112,10 +112,10 @@ def verdict(findings: Sequence[AuditFinding]) -> Verdict:
             words += "but not even on the easiest rung with this run's own networks, so it shows nothing here."
     elif control is not None and real.value - real.chance >= control - easy.chance > 0:
         kind = "not shown to work"
-        words = f"Unknown: {_figure(real)}, as much as where it must succeed, but of so few that it may be luck."
+        words = f"Unknown: {figure_words(real)}, as much as where it must succeed, but of so few that it may be luck."
     else:
         kind = "not found"
-        words = f"Not by this attack ({_figure(real)}, chance {real.chance:.1f}). Another attack may."
+        words = f"Not by this attack ({figure_words(real)}, chance {real.chance:.1f}). Another attack may."
     climbed, stops = _climbed(findings)
     if climbed and stops:
         words += f" It works up to “{climbed[-1]}” and stops at “{stops}”."
@@ -158,6 +158,7 @@ def beyond_chance(real: AuditFinding, findings: Sequence[AuditFinding]) -> bool:
     return low > max(real.chance, -math.inf if real.negative_control is None else real.negative_control)
 
 
-def _figure(found: AuditFinding) -> str:
+def figure_words(found: AuditFinding) -> str:
+    """A figure with its measure, its unit, and its interval where it has one."""
     interval = f" ({found.low:.1f} to {found.high:.1f})" if found.n > 1 else ""
     return f"{found.metric} {found.value:.1f} {found.unit}{interval}"
