@@ -1,7 +1,9 @@
-"""Makes the README's second picture: a part of the page that `veilmark federate --task landmarks` writes.
+"""Makes pictures of parts of pages: the README's second one, and that of an audit's report.
 
     veilmark federate --task landmarks
     python benchmarks/report_picture.py runs/landmarks/report.html --out docs/images/landmark-federations.webp
+    veilmark federate && veilmark audit runs/federate/ppidsg
+    python benchmarks/report_picture.py runs/federate/ppidsg/audit/report.html --first short --until verdicts --out FILE
 
 Needs playwright (``pip install 'veilmark[browser]'``) and Chromium, at /usr/bin/chromium or on PATH.
 """
@@ -24,8 +26,9 @@ def main(
     page: Annotated[Path, typer.Argument(help="The page.", exists=True)],
     out: Annotated[Path, typer.Option(help="The picture.")] = Path("docs/images/landmark-federations.webp"),
     first: Annotated[str, typer.Option(help="Heading that the picture begins with, by its id.")] = "charts",
+    until: Annotated[str | None, typer.Option(help="Heading before which it ends; none: the page's foot.")] = None,
 ) -> None:
-    """Draws the page in Chromium and cuts it above a heading."""
+    """Draws the page in Chromium and cuts a part out."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -33,9 +36,9 @@ def main(
         browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
         shown = browser.new_page(viewport={"width": WIDTH, "height": 800}, color_scheme="light")
         shown.goto(page.resolve().as_uri())
-        top, low = shown.evaluate(
-            f"""[document.getElementById({first!r}).getBoundingClientRect().top + scrollY,
-                 document.querySelector("footer").getBoundingClientRect().top + scrollY]"""
+        top, low = (
+            shown.evaluate(f"document.querySelector({part!r}).getBoundingClientRect().top + scrollY")
+            for part in (f"#{first}", f"#{until}" if until else "footer")
         )
         drawn = shown.screenshot(full_page=True, clip={"x": 0, "y": top - 24, "width": WIDTH, "height": low - top})
         browser.close()

@@ -32,9 +32,7 @@ class MembershipByLiRABehindShare(MembershipByLiRA):
     name = "membership behind the share, with shadow federations (LiRA)"
     cost = 600.0
     needs = "a generator or an extractor from each client; the picture in question, with its label; public pictures"
-    question = (
-        "Can the server tell whether a client trained on a picture, with federations of its own and a missing part?"
-    )
+    question = "Can the server tell whether a client trained on a picture, by playing federations of its own?"
     easiest = "a share of the server's is the target, and knows its pictures by heart"
 
     def obstacle(self, record: Record) -> str | None:

@@ -106,13 +106,14 @@ def write_audit_report(folder: Path) -> Path:
     """
     verdicts, summary = read_audit(folder), read_record(folder / "summary.json", AuditSummary)
     shown = bool(summary.pictures) and summary.dataset not in BUNDLED
-    chart = plot_verdicts(verdicts, folder / "verdicts.png")
+    short = in_short(verdicts)
+    chart = plot_verdicts([item for items in short.values() for item in items], folder / "verdicts.png")
     return write_page(
         folder,
         "audit.html.j2",
         summary=summary,
         verdicts=verdicts,
-        in_short=in_short(verdicts),
+        in_short=short,
         plainly={item.attack: in_plain_words(item.real or item.findings[-1]) for item in verdicts},
         figures=[*summary.metrics, "number of pictures", *map(score_words, summary.scores)],
         shows_owners=shown,
