@@ -70,11 +70,21 @@ def test_a_reader_meets_leaks_first():
         for name, model, changes in (
             ("found nothing", "outsider", none),
             ("found nothing either", "server", none),
-            ("leaks", "server", {}),
+            ("leaks", "server", {"value": 60.0, "low": 55.0, "high": 65.0}),
+            ("leaks more", "server", {}),
         )
     ]
     # An attack that fails on its easiest rung shows nothing; here both do.
-    assert [item.kind for item in verdicts] == ["not shown to work", "not shown to work", "leaks"]
+    assert [item.kind for item in verdicts] == ["not shown to work", "not shown to work", "leaks", "leaks"]
     short = in_short(verdicts)
     assert list(short) == ["server", "outsider"]
-    assert [item.attack for item in short["server"]] == ["leaks", "found nothing either"]
+    assert [item.attack for item in short["server"]] == ["leaks more", "leaks", "found nothing either"]
+
+
+def test_how_far_an_attack_went():
+    assert verdict([finding()]).gone == pytest.approx(100 * 28.6 / 42.6)
+    # A rate among members has no control: the way leads to all of them.
+    rate = finding(metric="members found at 1 % false alarms", value=20.8, chance=1.0, positive_control=None)
+    assert verdict([rate]).gone == pytest.approx(20.0)
+    assert verdict([finding(positive_control=50.0)]).gone == 0.0
+    assert verdict([finding(rung="leaked")]).gone == 0.0

@@ -83,12 +83,13 @@ def audit_table(verdicts: Sequence[Verdict]) -> Table:
 
 
 def in_short(verdicts: Sequence[Verdict]) -> dict[str, list[Verdict]]:
-    """The verdicts by who attacks, gravest first; who found most comes first."""
+    """The verdicts by who attacks, gravest first, leaks by how far they went; who found most comes first."""
+
+    def grave(item: Verdict) -> tuple[int, float]:
+        return _ORDER.index(item.kind), -item.gone if item.kind == "leaks" else 0.0
+
     models = list(dict.fromkeys(item.threat_model for item in verdicts))
-    found = {
-        model: sorted((item for item in verdicts if item.threat_model == model), key=lambda i: _ORDER.index(i.kind))
-        for model in models
-    }
+    found = {model: sorted((item for item in verdicts if item.threat_model == model), key=grave) for model in models}
     return dict(sorted(found.items(), key=lambda pair: -sum(item.kind == "leaks" for item in pair[1])))
 
 

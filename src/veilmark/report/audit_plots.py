@@ -30,15 +30,7 @@ def plot_verdicts(verdicts: Sequence[Verdict], path: Path) -> Path | None:
     Returns:
         ``path``; None where no attack can be drawn.
     """
-    drawn = []
-    for item in verdicts:
-        if (real := item.real) is None:
-            continue
-        easy = item.tables[real.metric][0]
-        # A rate among members has no control: all of them would be found.
-        most = 100.0 if easy.positive_control is None and real.unit == "%" else easy.positive_control
-        if most is not None and most > easy.chance:
-            drawn.append((item, real, most - easy.chance))
+    drawn = [(item, item.real, item.way) for item in verdicts if item.real is not None and item.way is not None]
     if not drawn:
         return None
     figure = new_figure(_REST + _ROW * len(drawn))

@@ -72,6 +72,23 @@ class Verdict:
         """The figure of the run as it was that the verdict states; None where nothing travelled."""
         return _stated(self.findings)
 
+    @property
+    def way(self) -> float | None:
+        """What lies between chance and where the attack must succeed, in the unit of ``real``; None without a way."""
+        if (real := self.real) is None:
+            return None
+        easy = self.tables[real.metric][0]
+        # A rate among members has no control: all of them would be found.
+        most = 100.0 if easy.positive_control is None and real.unit == "%" else easy.positive_control
+        return most - easy.chance if most is not None and most > easy.chance else None
+
+    @property
+    def gone(self) -> float:
+        """How much of that way it went on the run, in percent; 0 without a way."""
+        if self.real is None or self.way is None:
+            return 0.0
+        return 100 * (self.real.value - self.real.chance) / self.way
+
 
 def verdict(findings: Sequence[AuditFinding]) -> Verdict:
     """What may be said of the findings of one attack.
