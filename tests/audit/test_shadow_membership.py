@@ -88,7 +88,7 @@ def test_a_small_pool_is_learned_two_thirds_at_a_time(scene, monkeypatch):
     monkeypatch.setattr(trained, "MOST_STRANGERS", 8)
     monkeypatch.setattr(trained, "MOST_MEMBERS", 10)
 
-    def played(scene, owners, number):
+    def played(scene, owners, number, seed):
         seen.append(owners)
         return trained.Federation([], start, [start, start])
 
@@ -161,7 +161,9 @@ def test_obstacles(scene, tmp_path):
         assert "does not travel" in attack().obstacle(record)
     behind = MembershipByLiRABehindShare()
     assert "a whole classifier travels" in behind.obstacle(scene.record)
-    assert "nothing travels that makes features" in behind.obstacle(record)
+    assert behind.obstacle(record) is None
+    alone = read(play(tmp_path / "alone", config(method="local", rounds=1))).record
+    assert "nothing of a classifier travels" in behind.obstacle(alone)
 
 
 @pytest.fixture(scope="module")
@@ -182,6 +184,50 @@ def test_behind_a_share_members_known_by_heart_are_found_and_none_of_a_share_tha
     assert lines[0].value > 65
     assert all(line.positive_control == lines[0].value for line in lines)
     assert abs(lines[-1].negative_control - 50) < 14
+
+
+@pytest.fixture(scope="module")
+def heads(tmp_path_factory):
+    """Heads travel; in front of them stands what the server's own clients keep."""
+    made = config(method="none", rounds=3, data__test=240, data__per_client=20, data__head_widths=[64, 32])
+    part = made.model_copy(update={"options": {"none": {"share": ["classifier"]}}})
+    return read(play(tmp_path_factory.mktemp("heads") / "run", part))
+
+
+def test_a_released_head_gives_away_whom_it_knows_by_heart(heads):
+    lines = MembershipByLiRABehindShare(federations=6).findings(heads)
+    assert lines[0].value > 65
+    assert [line.positive_control for line in lines] == 3 * [lines[0].value]
+    assert abs(lines[-1].negative_control - 50) < 14
+
+
+def test_what_stands_in_front_of_a_head_moved_as_what_clients_keep(heads):
+    """Other pictures, but the same start, method and rounds: the run's own extractors went the same way in part."""
+    attack = MembershipByLiRABehindShare()
+    asked = questions(heads)
+    kept = attack._kept(heads, asked)
+    start = heads.record.task.network(heads.record.config.seed).state_dict()
+    assert kept.keys() == {name for name in start if name.startswith("extractor.")}
+    assert kept.keys().isdisjoint(heads.record.start)
+    clients = trained.federation_of(heads, heads.truth.owners, 0, heads.record.config.seed).clients
+
+    def moved(end):
+        return torch.cat([(end[name] - start[name]).flatten() for name in kept])
+
+    for client in clients:
+        assert torch.cosine_similarity(moved(kept), moved(client.state()), dim=0) > 0.1
+
+
+def test_what_stands_beside_a_message_learns_nothing(heads):
+    start = heads.record.task.network(heads.record.config.seed).state_dict()
+    beside = {name: value + 1 for name, value in start.items() if name.startswith("extractor.")}
+    how = whole_classifiers(heads, beside)
+    assert how.seed == heads.record.config.seed
+    assert whole_classifiers(heads).seed is None
+    knowing = how.knowing(heads.truth.owners[0], 0).state_dict()
+    for name, value in how.of(heads.record.start).state_dict().items():
+        assert torch.equal(value, beside.get(name, heads.record.start.get(name)))
+        assert torch.equal(value, knowing[name]) == (name in beside)
 
 
 def test_heads_learn_what_no_shadow_learns(behind, monkeypatch):

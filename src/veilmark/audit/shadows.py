@@ -129,26 +129,39 @@ class Classifiers:
     Attributes:
         of: One of a message.
         knowing: One that knows pictures by heart; another number gives another one.
+        seed: Of the clients of shadow federations, from which what stays with them starts; None where that does not
+            matter, and each federation has one of its own.
     """
 
     of: Callable[[Tensors], nn.Module]
     knowing: Callable[[Data, int], nn.Module]
+    seed: int | None = None
 
 
-def whole_classifiers(scene: Scene) -> Classifiers:
-    """Where a whole classifier travels, it is what a message is; another one learns pictures from the public start."""
+def whole_classifiers(scene: Scene, beside: Tensors | None = None) -> Classifiers:
+    """Where a whole classifier travels, it is what a message is; another one learns pictures from the public start.
+
+    Args:
+        scene: Its record.
+        beside: What does not travel, by name: it stands beside every message, and learns nothing.
+    """
+    kept = beside or {}
+
+    def of(sent: Tensors) -> nn.Module:
+        return network_of(scene.record, {**sent, **kept}, scene.device)
 
     def knowing(data: Data, number: int) -> nn.Module:
         learned = data.to(scene.device)
-        network = network_of(scene.record, scene.record.start, scene.device)
-        optimizer = torch.optim.Adam(network.parameters(), 1e-3)
+        network = of(scene.record.start)
+        learning = [value for name, value in network.named_parameters() if name not in kept]
+        optimizer = torch.optim.Adam(learning, 1e-3)
         for _ in range(KNOWN_STEPS):
             optimizer.zero_grad(set_to_none=True)
             class_loss(network(to_unit(learned.inputs)), learned.targets).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         return network
 
-    return Classifiers(lambda sent: network_of(scene.record, sent, scene.device), knowing)
+    return Classifiers(of, knowing, scene.record.config.seed if kept else None)
 
 
 _KEPT: WeakKeyDictionary[Record, dict[tuple[int, int, str], tuple[Shadows, Shadows]]] = WeakKeyDictionary()
@@ -211,7 +224,7 @@ def _played(scene: Scene, asked: Questions, federations: int, how: Classifiers) 
             learned[number, client, share] = True
             public = taken(asked.public, more[: max(0, asked.examples - len(share))])
             owners.append(_joined([taken(asked.pool, share), public]))
-        said += answers_of(scene, federation_of(scene, owners, number).sent, asked.pool.inputs, how)
+        said += answers_of(scene, federation_of(scene, owners, number, how.seed).sent, asked.pool.inputs, how)
     unseen = np.broadcast_to(~learned.any(axis=1, keepdims=True), learned.shape)
     group = np.arange(federations).repeat(clients) // PARTS
     first = np.arange(0, federations * clients, clients)
