@@ -166,12 +166,15 @@ def test_obstacles(scene, tmp_path):
     assert "nothing of a classifier travels" in behind.obstacle(alone)
 
 
+def sharing(part, folder):
+    made = config(method="none", rounds=3, data__test=240, data__per_client=20, data__head_widths=[64, 32])
+    return read(play(folder / "run", made.model_copy(update={"options": {"none": {"share": [part]}}})))
+
+
 @pytest.fixture(scope="module")
 def behind(tmp_path_factory):
     """Extractors travel; the server learns heads."""
-    made = config(method="none", rounds=3, data__test=240, data__per_client=20, data__head_widths=[64, 32])
-    part = made.model_copy(update={"options": {"none": {"share": ["extractor"]}}})
-    return read(play(tmp_path_factory.mktemp("behind") / "run", part))
+    return sharing("extractor", tmp_path_factory.mktemp("behind"))
 
 
 def test_behind_a_share_members_known_by_heart_are_found_and_none_of_a_share_that_saw_nobody(behind):
@@ -189,9 +192,7 @@ def test_behind_a_share_members_known_by_heart_are_found_and_none_of_a_share_tha
 @pytest.fixture(scope="module")
 def heads(tmp_path_factory):
     """Heads travel; in front of them stands what the server's own clients keep."""
-    made = config(method="none", rounds=3, data__test=240, data__per_client=20, data__head_widths=[64, 32])
-    part = made.model_copy(update={"options": {"none": {"share": ["classifier"]}}})
-    return read(play(tmp_path_factory.mktemp("heads") / "run", part))
+    return sharing("classifier", tmp_path_factory.mktemp("heads"))
 
 
 def test_a_released_head_gives_away_whom_it_knows_by_heart(heads):
